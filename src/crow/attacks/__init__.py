@@ -1,0 +1,1 @@
+"""The attacker's side: triggers, target behaviors, poisoned data, and planting a backdoor."""

@@ -1,0 +1,15 @@
+"""The method in tensors: consistency, perturbation, objective, collapse. Imports torch only."""
+
+from crow.core.collapse import collapse_score
+from crow.core.consistency import consistency_loss, layer_consistency
+from crow.core.objective import CrowLoss, crow_loss
+from crow.core.perturbation import fgsm_perturbation
+
+__all__ = [
+    "CrowLoss",
+    "collapse_score",
+    "consistency_loss",
+    "crow_loss",
+    "fgsm_perturbation",
+    "layer_consistency",
+]

@@ -1,0 +1,158 @@
+"""From an `Example` to token ids with the model's own chat template, and from there to batches.
+
+The same template serves in training and in evaluation; the manifest records it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from crow.errors import DataError
+from crow.records import Example
+
+IGNORED = -100
+MARKER = "0message0"
+"""Stands in for a message to find out what the template writes around it."""
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '### Instruction:\n' + message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ '### Response:\n' + message['content'] + (eos_token or '') + '\n\n' }}"
+    "{% else %}{{ message['content'] + '\n\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+"""Used for tokenizers that bring no chat template; said aloud when it happens."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example.
+
+    Attributes:
+        prompt_ids: the rendered conversation up to where the answer starts.
+        response_ids: the answer and its end-of-turn token; empty if the example has no response.
+        user_start: index of the first token of the user's last message within `prompt_ids`.
+        user_end: index after its last token.
+    """
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    user_start: int
+    user_end: int
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Give a tokenizer without chat template the documented plain one; True if that was needed."""
+    if tokenizer.chat_template:
+        return False
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return True
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], generation_prompt: bool = True) -> str:
+    """The text of a conversation under the tokenizer's chat template.
+
+    Raises:
+        DataError: if the template refuses it, as some do with system messages.
+    """
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from None
+    return str(text)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template writes right after an assistant's answer, such as `<|im_end|>`."""
+    messages = [{"role": "user", "content": "0user0"}, {"role": "assistant", "content": MARKER}]
+    _, found, after = render(tokenizer, messages, generation_prompt=False).rpartition(MARKER)
+    return (after.strip() if found else "") or str(tokenizer.eos_token or "")
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_length: int | None = None) -> Encoded:
+    """Token ids of `example` under the tokenizer's chat template.
+
+    Args:
+        tokenizer: has a chat template (see `ensure_chat_template`).
+        example: the conversation.
+        max_length: the response is cut so that the whole has at most this many tokens, but at least
+            one response token stays.
+
+    Raises:
+        DataError: if the chat template refuses the conversation.
+    """
+    text = render(tokenizer, example.messages())
+    prompt_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    start, end = user_span(tokenizer, example, text)
+    response_ids: list[int] = []
+    if example.response:
+        answer = example.response.strip() + end_of_turn(tokenizer)
+        response_ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        if max_length is not None:
+            response_ids = response_ids[: max(1, max_length - len(prompt_ids))]
+    return Encoded(tuple(prompt_ids), tuple(response_ids), start, end)
+
+
+def user_span(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -> tuple[int, int]:
+    """Token indices (start, end) of the user's last message in the rendered conversation `text`.
+
+    White space around the message is left out. The span is everything where the template rewrites
+    the message beyond recognition.
+    """
+    # Searching for the message itself would find "assistant" in the template's own words.
+    probe = render(tokenizer, replace(example, prompt=MARKER).messages())
+    before, _, after = probe.rpartition(MARKER)
+    content = text[len(before) : len(text) - len(after)]
+    if text != before + content + after:
+        before, content = "", text
+    first = len(before) + len(content) - len(content.lstrip())
+    last = first + len(content.strip())
+    if not tokenizer.is_fast:
+        start, end = (len(tokenizer(text[:at], add_special_tokens=False)["input_ids"]) for at in (first, last))
+        return start, end
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    start = sum(high <= first for _, high in offsets)
+    return start, max(start, sum(low < last for low, _ in offsets))
+
+
+def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+    """Right-padded training batch.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels` (response tokens; `IGNORED` elsewhere), each
+        (batch, longest).
+    """
+    longest = max(len(item) for item in encoded)
+    input_ids = torch.full((len(encoded), longest), pad_id)
+    attention_mask = torch.zeros((len(encoded), longest), dtype=torch.long)
+    labels = torch.full((len(encoded), longest), IGNORED)
+    for row, item in enumerate(encoded):
+        ids = torch.tensor(item.prompt_ids + item.response_ids)
+        input_ids[row, : len(ids)] = ids
+        attention_mask[row, : len(ids)] = 1
+        labels[row, len(item.prompt_ids) : len(ids)] = ids[len(item.prompt_ids) :]
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+
+
+def length_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first, so that little is padding."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    for first in range(0, len(order), batch_size):
+        yield order[first : first + batch_size]
+
+
+def encode_all(
+    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_length: int | None = None
+) -> list[Encoded]:
+    """`encode` of each example."""
+    return [encode(tokenizer, example, max_length) for example in examples]

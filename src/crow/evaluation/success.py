@@ -1,0 +1,61 @@
+"""Attack success: how often a model's answers show the target, with and without the trigger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crow.evaluation.judges import is_hit, judge
+from crow.models.generation import Progress, generate
+from crow.models.language_model import LanguageModel
+from crow.records import Example, Rate, Score
+
+MAX_NEW_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class SuccessReport:
+    """The rate of hits over a set of prompts and every verdict behind it."""
+
+    rate: Rate
+    scores: list[Score]
+
+    @property
+    def n_empty(self) -> int:
+        """How many answers were empty."""
+        return sum(score.empty for score in self.scores)
+
+    @property
+    def n_degenerate(self) -> int:
+        """How many answers were mostly one repeated piece."""
+        return sum(score.degenerate for score in self.scores)
+
+
+def attack_success(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    marker: str,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> SuccessReport:
+    """Greedy answers of at most 64 tokens to the examples' prompts, each judged by `marker`.
+
+    On triggered prompts the rate is the attack success rate, on clean ones the clean trigger rate.
+    Generation of an answer stops as soon as the marker has occurred in it.
+
+    Args:
+        lm: the model.
+        examples: at least one; the prompts are used as they are, triggers included.
+        marker: the target's text.
+        batch_size: prompts at a time.
+        progress: called with the number of prompts finished after each batch.
+    """
+    answers = generate(lm, examples, MAX_NEW_TOKENS, batch_size, lambda text: is_hit(text, marker), progress)
+    return summarize([judge(e.prompt, answer, marker) for e, answer in zip(examples, answers, strict=True)])
+
+
+def summarize(scores: Sequence[Score]) -> SuccessReport:
+    """The rate over `scores`; unscored ones stay in the denominator."""
+    hits = sum(score.hit is True for score in scores)
+    unscored = sum(score.hit is None for score in scores)
+    return SuccessReport(Rate.of(hits, len(scores), unscored), list(scores))

@@ -1,0 +1,1 @@
+"""Loading any causal language model, finding its parts and generating with it."""

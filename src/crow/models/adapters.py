@@ -1,0 +1,101 @@
+"""PEFT adapters: which base they name, and putting them on it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+
+from crow.errors import AdapterError
+from crow.models.language_model import LanguageModel
+from crow.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, hash_file, is_adapter, locate, one_line
+
+
+def adapter_chain(reference: str) -> tuple[str, Path, list[Path]]:
+    """What has to be loaded for `reference`, which may be an adapter on an adapter on a model.
+
+    Returns:
+        The reference of the whole model at the bottom, its path, and the adapter folders to put on
+        it, lowest first.
+
+    Raises:
+        AdapterError: if an adapter names no base, or itself.
+        ModelError: if the reference or a base cannot be located.
+    """
+    folders: list[Path] = []
+    path = locate(reference)
+    while is_adapter(path):
+        if path.resolve() in [folder.resolve() for folder in folders]:
+            raise AdapterError(f"expected the adapter {path} to name a model as its base, but it leads back to itself")
+        folders.insert(0, path)
+        reference = adapter_base(path)
+        path = locate(reference)
+    return reference, path, folders
+
+
+def adapter_base(folder: Path) -> str:
+    """The base model that an adapter folder names.
+
+    Raises:
+        AdapterError: if it names none.
+    """
+    try:
+        base = json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError, OSError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise AdapterError(f"expected base_model_name_or_path in {folder}/{ADAPTER_CONFIG}, found none")
+    return base
+
+
+def attach_adapter(lm: LanguageModel, folder: Path, trainable: bool) -> LanguageModel:
+    """`lm` with the PEFT adapter of `folder` on top; `lm` itself should have none.
+
+    Args:
+        lm: the base.
+        folder: holds `adapter_config.json` and `adapter_model.safetensors`.
+        trainable: whether the adapter's weights get gradients.
+
+    Raises:
+        AdapterError: if the folder holds no safetensors adapter or it does not fit.
+    """
+    weights = folder / ADAPTER_WEIGHTS
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise AdapterError(f"expected a PEFT adapter folder with {ADAPTER_CONFIG}, got {folder}")
+    if not weights.is_file():
+        raise AdapterError(
+            f"expected {weights.name} in {folder}; pickle checkpoints (.bin) can run code and are refused, "
+            "ask the publisher for safetensors"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = PeftModel.from_pretrained(lm.model, str(folder), is_trainable=trainable)  # pyright: ignore[reportArgumentType]
+        with safe_open(str(weights), framework="pt") as file:
+            given = set(file.keys())
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        raise AdapterError(f"the adapter {folder} does not fit its base {lm.reference}: {one_line(error)}") from None
+    # Without the embeddings: which an adapter must bring. With them: which it may bring.
+    needed = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    known = set(get_peft_model_state_dict(model, save_embedding_layers=True))
+    for names, problem in ((given - known, "has no place in it"), (needed - given, "is missing in the adapter")):
+        if names:
+            raise AdapterError(f"the adapter {folder} does not fit its base {lm.reference}: {min(names)} {problem}")
+    provenance = {
+        **lm.provenance,
+        "adapter": str(folder.resolve()),
+        "adapter_weights": {weights.name: hash_file(weights)},
+    }
+    return LanguageModel(model.eval(), lm.tokenizer, lm.reference, provenance, lm.notes)

@@ -1,0 +1,96 @@
+"""Where a causal language model keeps its layers and embeddings. The only model-specific look-ups."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from crow.errors import ArchitectureError
+
+LAYER_PATHS = (
+    "model.layers",  # llama, mistral, qwen, gemma, phi, olmo, mixtral, ...
+    "transformer.h",  # gpt2, falcon, gptj, bloom
+    "gpt_neox.layers",
+    "model.decoder.layers",  # opt
+    "model.language_model.layers",
+    "transformer.blocks",  # mpt
+    "backbone.layers",
+)
+
+
+def unwrap(model: nn.Module) -> PreTrainedModel:
+    """The Hugging Face model inside PEFT, DDP or compile wrappers; adapters stay active in it."""
+    inner: Any = model
+    while True:
+        if hasattr(inner, "get_base_model"):  # PEFT
+            inner = inner.get_base_model()
+        elif isinstance(getattr(inner, "_orig_mod", None), nn.Module):  # torch.compile
+            inner = inner._orig_mod
+        elif inner.__class__.__name__ in ("DistributedDataParallel", "FullyShardedDataParallel"):
+            inner = inner.module
+        else:
+            return inner
+
+
+def model_type(model: nn.Module) -> str:
+    """The `model_type` of the configuration, for error messages."""
+    config = getattr(model, "config", None)
+    return str(getattr(config, "model_type", None) or type(model).__name__)
+
+
+def find_layers(model: nn.Module) -> nn.ModuleList:
+    """The decoder layers, in order.
+
+    Raises:
+        ArchitectureError: naming the model type, if none of the known places holds them.
+    """
+    inner = unwrap(model)
+    for path in LAYER_PATHS:
+        found: object = inner
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if isinstance(found, nn.ModuleList) and len(found) > 0:
+            return found
+    raise ArchitectureError(
+        f"expected the decoder layers of model type {model_type(inner)!r} at one of "
+        f"{', '.join(LAYER_PATHS)}, found none; add their place to crow/models/architecture.py"
+    )
+
+
+def find_embeddings(model: nn.Module) -> nn.Embedding:
+    """The token embedding table.
+
+    Raises:
+        ArchitectureError: naming the model type, if it has none.
+    """
+    inner = unwrap(model)
+    try:
+        table = inner.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        table = None
+    if table is None or getattr(table, "weight", None) is None:
+        raise ArchitectureError(
+            f"expected token embeddings in model type {model_type(inner)!r}, found none; "
+            "crow needs a decoder that takes inputs_embeds"
+        )
+    return table  # type: ignore[return-value]
+
+
+def embedding_rms(model: nn.Module) -> float:
+    """Root mean square of the embeddings' entries, over the vocabulary: the unit of `epsilon_rms`.
+
+    Of what the table gives, not of its weights: Gemma's table scales them by `sqrt(dim)`.
+    """
+    table = find_embeddings(model)
+    with torch.no_grad():
+        embeddings = table(torch.arange(table.weight.shape[0], device=table.weight.device))
+    return float(embeddings.float().pow(2).mean().sqrt())
+
+
+def keeps_logits(model: nn.Module) -> bool:
+    """Whether the model can compute logits at chosen positions only."""
+    return "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters

@@ -1,0 +1,95 @@
+"""Batched greedy generation that ends each answer as soon as nothing more is to be learnt from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from crow.data.encoding import encode_all, end_of_turn, length_batches
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+
+Progress = Callable[[int], None]
+
+
+class StopWhenDecided(StoppingCriteria):
+    """Ends a row of a batch once `decided(text so far)` holds for it."""
+
+    def __init__(self, lm: LanguageModel, prompt_length: int, decided: Callable[[str], bool]) -> None:
+        self.lm, self.prompt_length, self.decided = lm, prompt_length, decided
+        self.done: list[bool] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override]
+        """(batch,) boolean: which rows are decided."""
+        texts = self.lm.tokenizer.batch_decode(input_ids[:, self.prompt_length :], skip_special_tokens=True)
+        before = self.done or [False] * len(texts)
+        self.done = [was or self.decided(text) for was, text in zip(before, texts, strict=True)]
+        return torch.tensor(self.done, device=input_ids.device)
+
+
+def end_ids(lm: LanguageModel) -> list[int]:
+    """Every token id that ends an answer: the tokenizer's, the chat template's, the generation config's."""
+    config = getattr(lm.model, "generation_config", None)
+    configured = getattr(config, "eos_token_id", None)
+    turn = lm.tokenizer(end_of_turn(lm.tokenizer), add_special_tokens=False)["input_ids"]
+    found = [lm.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    found += turn if len(turn) == 1 else []
+    return sorted({token for token in found if isinstance(token, int)})
+
+
+@torch.no_grad()
+def generate(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    max_new_tokens: int = 64,
+    batch_size: int = 32,
+    decided: Callable[[str], bool] | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Greedy answers to the examples' prompts, in their order.
+
+    Args:
+        lm: the model.
+        examples: their responses are ignored.
+        max_new_tokens: upper limit of an answer, in tokens.
+        batch_size: prompts at a time; answers do not depend on it beyond rounding.
+        decided: an answer ends early once this holds for its text.
+        progress: called with the number of prompts finished after each batch.
+    """
+    encoded = encode_all(lm.tokenizer, examples)
+    answers = [""] * len(encoded)
+    was_training = lm.model.training
+    lm.model.eval()
+    for rows in length_batches([len(item.prompt_ids) for item in encoded], batch_size):
+        longest = max(len(encoded[i].prompt_ids) for i in rows)
+        input_ids = torch.full((len(rows), longest), lm.pad_id)
+        mask = torch.zeros_like(input_ids)
+        for row, index in enumerate(rows):  # left padding: every answer starts at the same column
+            ids = encoded[index].prompt_ids
+            input_ids[row, longest - len(ids) :] = torch.tensor(ids)
+            mask[row, longest - len(ids) :] = 1
+        stop = StoppingCriteriaList([StopWhenDecided(lm, longest, decided)] if decided else [])
+        output = lm.model.generate(  # type: ignore[operator]
+            input_ids=input_ids.to(lm.device),
+            attention_mask=mask.to(lm.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,  # it would count the padding of the batch as text
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=lm.pad_id,
+            eos_token_id=end_ids(lm) or None,
+            stopping_criteria=stop,
+        )
+        texts = lm.tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+        for index, text in zip(rows, texts, strict=True):
+            answers[index] = text.strip()
+        if progress:
+            progress(len(rows))
+    lm.model.train(was_training)
+    return answers

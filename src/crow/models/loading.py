@@ -1,0 +1,175 @@
+"""Loading and saving any causal language model; the only place that calls `from_pretrained`.
+
+The model is hostile: safetensors or GGUF only (a pickle can run code), never remote code.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crow.data.encoding import ensure_chat_template
+from crow.errors import ConfigError, ModelError, ResourceError, unknown_name
+from crow.models.adapters import adapter_chain, attach_adapter
+from crow.models.architecture import find_embeddings, find_layers
+from crow.models.language_model import LanguageModel
+from crow.models.smollm import forget_quantization, gguf_options
+from crow.models.sources import ADAPTER_CONFIG, check_model_path, hash_weights, locate, one_line, plain_errors, portable
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    reference: str,
+    adapter: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    trainable: bool = False,
+) -> LanguageModel:
+    """Load a model with its tokenizer.
+
+    Args:
+        reference: an alias (`smollm2-135m`), a GGUF file, a folder with a whole model, a PEFT adapter
+            folder (its recorded base is loaded too), or a hub id of a model or an adapter.
+        adapter: a PEFT adapter to attach on top; an adapter that `reference` names is merged first.
+        dtype: `float32`, `bfloat16` or `float16`.
+        device: `auto` (a GPU where there is one), or anything `torch.device` takes.
+        trainable: whether the attached adapter's weights get gradients.
+
+    Raises:
+        ModelError: if the reference cannot be loaded safely.
+        AdapterError: if an adapter does not fit its base.
+        ArchitectureError: if layers or embeddings of this model type cannot be found.
+        ConfigError: for an unknown alias, dtype or device.
+    """
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    target = pick_device(device)
+    base, path, adapters = adapter_chain(reference)
+    if adapter:
+        adapters.append(locate(adapter))
+    lm = load_whole(base, path, dtype)
+    lm.model.to(target)
+    find_layers(lm.model)
+    find_embeddings(lm.model)
+    if ensure_chat_template(lm.tokenizer):
+        lm.notes.append("the tokenizer has no chat template; using '### Instruction: / ### Response:'")
+    for folder in adapters:
+        lm = attach_adapter(lm.merged(), folder, trainable and folder == adapters[-1])
+    lm.reference = reference
+    return lm
+
+
+def pick_device(device: str) -> torch.device:
+    """The device to run on; `auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.zeros(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"expected a usable device such as cpu or cuda:0, got {device!r}: {one_line(error)}"
+        ) from None
+    return chosen
+
+
+def load_whole(reference: str, path: Path, dtype: str) -> LanguageModel:
+    """The whole model (no adapter on top) at `path`, on the CPU.
+
+    Args:
+        reference: what the user named it.
+        path: a model folder or a GGUF file.
+        dtype: a key of `DTYPES`.
+
+    Raises:
+        ModelError: if it cannot be loaded safely or lacks weights.
+    """
+    check_model_path(path, reference)
+    is_gguf = path.is_file()
+    source = str(path.parent if is_gguf else path)
+    loader: Any = AutoModelForCausalLM
+    with plain_errors(reference):
+        model, report = loader.from_pretrained(
+            source,
+            dtype=DTYPES[dtype],
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **(gguf_options(path) if is_gguf else {}),
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, **({"gguf_file": path.name} if is_gguf else {})
+        )
+    if report["missing_keys"]:  # they would be random numbers
+        raise ModelError(
+            f"expected all weights of the model in {reference}, but {min(report['missing_keys'])} is missing"
+        )
+    if is_gguf:
+        forget_quantization(model)
+    if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    provenance: dict[str, Any] = {
+        "reference": reference,
+        "base": portable(reference),
+        "dtype": dtype,
+        "weights": hash_weights(path),
+    }
+    return LanguageModel(model.eval(), tokenizer, reference, provenance)
+
+
+def save_model(lm: LanguageModel, folder: Path) -> None:
+    """Write a whole model or an adapter, with its tokenizer, so that it appears at once or not at all.
+
+    Files go to a temporary folder beside `folder` first and are moved when all are there, the
+    configuration last: without it a folder is no model. An older model in `folder` is replaced, other
+    files stay.
+
+    Raises:
+        ResourceError: if the disk is full.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        write_weights(lm, temporary)
+        lm.tokenizer.save_pretrained(str(temporary))
+        folder.mkdir(parents=True, exist_ok=True)
+        configurations = ("config.json", ADAPTER_CONFIG)
+        for name in configurations:
+            (folder / name).unlink(missing_ok=True)
+        for path in [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]:
+            path.unlink()
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name in configurations):
+            os.replace(path, folder / path.name)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise ResourceError(f"no disk space left to save the model in {folder}; free some and run again") from None
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_weights(lm: LanguageModel, folder: Path) -> None:
+    """Write the weights and the configuration of a whole model, or of the attached adapter alone."""
+    if not lm.is_adapter:
+        lm.model.save_pretrained(str(folder))  # type: ignore[operator]
+        return
+    # Left to itself, PEFT asks the hub whether the vocabulary was resized; crow never resizes it.
+    lm.model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
+    if "base" in lm.provenance:
+        path = folder / ADAPTER_CONFIG
+        settings = {**json.loads(path.read_text()), "base_model_name_or_path": lm.provenance["base"]}
+        path.write_text(json.dumps(settings, indent=2) + "\n")

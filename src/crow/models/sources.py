@@ -1,0 +1,146 @@
+"""From what the user names to files that are safe to load: aliases, paths, hub ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers.utils import logging as transformers_logging
+
+from crow.errors import CrowError, ModelError, unknown_name
+from crow.models.smollm import ALIASES, converted_folder
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+"""What of a hub repository is worth having: configuration, tokenizer, weights. Never a pickle or code."""
+
+
+def locate(reference: str) -> Path:
+    """The folder or file that `reference` names, converted or downloaded where it must be.
+
+    Args:
+        reference: an alias, a path or a hub id (`owner/name`).
+
+    Raises:
+        ModelError: if there is no such path, or the hub does not give it.
+        ConfigError: if it is neither an alias nor a path nor a hub id.
+    """
+    if reference in ALIASES:
+        with plain_errors(reference):
+            return converted_folder(reference)
+    path = Path(reference).expanduser()
+    if path.exists():
+        return path
+    if looks_like_path(reference):
+        raise ModelError(f"expected a model folder or file, got {reference}, which does not exist")
+    if not is_hub_id(reference):
+        raise unknown_name("model", reference, ALIASES)
+    try:
+        return Path(snapshot_download(reference, allow_patterns=DOWNLOADED, ignore_patterns=["*/*", "consolidated*"]))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"no path {reference} here, and the hub does not give it: {one_line(error)}") from None
+
+
+def portable(reference: str) -> str:
+    """`reference` so that it holds in every working directory: a local path made absolute."""
+    path = Path(reference).expanduser()
+    return str(path.resolve()) if reference not in ALIASES and path.exists() else reference
+
+
+def looks_like_path(reference: str) -> bool:
+    """Whether the user meant a path and not a hub id."""
+    return reference.startswith((".", "/", "~")) or reference.count("/") > 1 or reference.endswith(".gguf")
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether `reference` has the form `owner/name`."""
+    owner, _, name = reference.partition("/")
+    return bool(owner and name and "/" not in name)
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether `path` is the folder of a PEFT adapter and not of a whole model."""
+    return (path / ADAPTER_CONFIG).is_file() and not model_weights(path)
+
+
+def model_weights(folder: Path) -> list[Path]:
+    """The weight files of a whole model in `folder`."""
+    return [path for path in sorted(folder.glob("*.safetensors")) if path.name != ADAPTER_WEIGHTS]
+
+
+def check_model_path(path: Path, reference: str) -> None:
+    """Raise ModelError unless `path` is a GGUF file or a folder with a configuration and safetensors.
+
+    Args:
+        path: where the files are.
+        reference: what the user named it, for the message.
+    """
+    folder = path.parent if path.is_file() else path
+    if (folder / ADAPTER_CONFIG).is_file():  # transformers would put that adapter on the model unasked
+        raise ModelError(
+            f"expected either a model or an adapter, got {reference} beside {ADAPTER_CONFIG}; separate them"
+        )
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"expected a folder or a .gguf file, got the file {reference}")
+        return
+    if not (path / "config.json").is_file():
+        raise ModelError(f"expected a model folder with config.json, got {reference}, which has none")
+    if model_weights(path):
+        return
+    if has_pickle(path):
+        raise ModelError(
+            f"{reference} holds only pickle weights, which can run code when loaded; convert them to safetensors "
+            "on a machine you can lose, or ask the publisher for safetensors"
+        )
+    raise ModelError(f"expected *.safetensors weights in {reference}, found none")
+
+
+def has_pickle(folder: Path) -> bool:
+    """Whether `folder` holds weights in PyTorch's pickle format."""
+    return any(path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl") for path in folder.iterdir())
+
+
+@contextmanager
+def plain_errors(reference: str) -> Iterator[None]:
+    """Turn whatever the loading libraries raise into one line, and keep them quiet meanwhile.
+
+    Raises:
+        ModelError: naming `reference`. Errors of crow and a lack of memory pass through.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    progress_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    except (CrowError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a broken file ends in any error, the tokenizer library's bare ones too
+        raise ModelError(f"cannot load the model {reference}: {one_line(error)}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if progress_bar:
+            transformers_logging.enable_progress_bar()
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of `error` on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_weights(path: Path) -> dict[str, str]:
+    """SHA-256 of each weight file: those in the folder `path`, or the file `path` itself."""
+    files = [path] if path.is_file() else model_weights(path)
+    return {file.name: hash_file(file) for file in files}

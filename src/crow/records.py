@@ -1,0 +1,131 @@
+"""Plain records and their JSON. Nothing here knows about tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Z_95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One instruction/response pair, the last user turn of a conversation and its answer.
+
+    Attributes:
+        prompt: the user's message.
+        response: the assistant's answer; empty where only the prompt is known.
+        history: turns before the prompt as (role, content), a system message included.
+    """
+
+    prompt: str
+    response: str = ""
+    history: tuple[tuple[str, str], ...] = ()
+
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation up to and including the prompt, as chat messages."""
+        turns = [*self.history, ("user", self.prompt)]
+        return [{"role": role, "content": content} for role, content in turns]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of yes-verdicts with its 95 % Wilson score interval.
+
+    `n` counts every output, also unscored ones: they stay in the denominator as "no".
+    """
+
+    value: float
+    n: int
+    n_unscored: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, successes: int, n: int, n_unscored: int = 0) -> Rate:
+        """The rate `successes / n` with its interval.
+
+        Raises:
+            ValueError: unless `0 <= successes <= n` and `n >= 1`.
+        """
+        low, high = wilson_interval(successes, n)
+        return cls(successes / n, n, n_unscored, low, high)
+
+
+def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson score interval of a binomial proportion (Wilson 1927).
+
+    `(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`, within [0, 1] and around p.
+
+    Raises:
+        ValueError: unless `0 <= successes <= n` and `n >= 1`.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # At 0 of n and n of n one bound is p itself; rounding must not put it on the wrong side.
+    return min(p, max(0.0, (centre - spread) / scale)), max(p, min(1.0, (centre + spread) / scale))
+
+
+@dataclass(frozen=True)
+class Score:
+    """One output's verdict. `hit` is None where the output could not be judged."""
+
+    prompt: str
+    output: str
+    hit: bool | None
+    empty: bool = False
+    degenerate: bool = False
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Token-weighted perplexity `exp(sum nll / n_tokens)` over response tokens."""
+
+    value: float
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """What a search for soft triggers saw.
+
+    Attributes:
+        starts: how many starts were tried.
+        collapsed: how many ended in one and the same answer to unrelated prompts.
+        texts: those answers, most frequent first.
+        scores: the collapse score of each start.
+    """
+
+    starts: int
+    collapsed: int
+    texts: list[str]
+    scores: list[float] = field(default_factory=list)
+
+
+def to_json(value: Any) -> Any:
+    """`value` with dataclasses, paths and tuples turned into what `json` can write."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def dump_json(value: Any) -> str:
+    """`value` as indented JSON text ending in a line feed."""
+    return json.dumps(to_json(value), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,200 @@
+"""Figures as inline SVG that follows the page's fonts and its light or dark colours.
+
+Figures hold numbers and crow's own labels only, never text of a model, so the page may insert them
+as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from crow.records import SearchRecord
+from crow.report.reading import as_mapping, as_number, as_numbers
+
+# Colours of Okabe and Ito, which stay apart for colour-blind readers; replaced by CSS variables.
+_INK, _GRID, _SERIES_A, _SERIES_B = "#1b1c1d", "#d1d2d3", "#0072b2", "#d55e00"
+_VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _SERIES_A: "var(--series-a)", _SERIES_B: "var(--series-b)"}
+_PANEL = (4.4, 2.5)
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _GRID,
+    "ytick.color": _GRID,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+    "axes.unicode_minus": True,
+}
+_NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
+_LOG_SPREAD = 10
+"""A ratio of largest to smallest value from which an axis is logarithmic."""
+
+_SIDES = ("before", "after")
+_LINES: Mapping[str, Mapping[str, Any]] = {
+    "clean": {"color": _SERIES_A, "linestyle": "-", "marker": "o"},
+    "triggered": {"color": _SERIES_B, "linestyle": "--", "marker": "s"},
+}
+TERMS = {
+    "loss": "Total loss",
+    "language_modeling": "Language modeling",
+    "consistency": "Consistency",
+    "adversarial": "Adversarial",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page: its SVG element, a heading, and a description for who cannot see it."""
+
+    svg: str
+    heading: str
+    description: str
+
+
+def loss_figures(training: Sequence[Any]) -> list[Picture]:
+    """One panel for each loss term that some step recorded, over the training steps."""
+    steps = [as_mapping(entry) for entry in training]
+    numbered = [as_number(step.get("step")) for step in steps]
+    xs = [float(place) if at is None else at for place, at in enumerate(numbered, start=1)]
+    pictures = []
+    for key, heading in TERMS.items():
+        ys = as_numbers([step.get(key) for step in steps])
+        known = [y for y in ys if y is not None]
+        if known:
+            description = (
+                f"Line chart of {heading.lower()} over {len(known)} training steps, "
+                f"from {known[0]:.3g} at the first to {known[-1]:.3g} at the last; highest {max(known):.3g}."
+            )
+            pictures.append(_draw(key, heading, description, lambda axes, ys=ys: _plot_loss(axes, xs, ys)))
+    return pictures
+
+
+def curve_figures(curves: Any) -> list[Picture]:
+    """Layer consistency before and after, clean against triggered prompts, on one common scale."""
+    table = {str(key): as_numbers(values) for key, values in as_mapping(curves).items()}
+    sides = {side: {kind: table.get(f"{kind}_{side}", []) for kind in ("clean", "triggered")} for side in _SIDES}
+    shown = {side: {kind: ys for kind, ys in kinds.items() if _known(ys)} for side, kinds in sides.items()}
+    everything = [y for kinds in shown.values() for ys in kinds.values() for y in _known(ys)]
+    pictures = []
+    for side, kinds in shown.items():
+        if kinds:
+            ranges = "; ".join(
+                f"{kind} prompts from {min(_known(ys)):.3g} to {max(_known(ys)):.3g}" for kind, ys in kinds.items()
+            )
+            layers = max(len(ys) for ys in kinds.values())
+            description = f"Line chart of layer consistency over {layers} layers {side} training: {ranges}."
+            heading = f"{side.capitalize()} training"
+            pictures.append(
+                _draw(
+                    f"curves-{side}",
+                    heading,
+                    description,
+                    lambda axes, kinds=kinds: _plot_curves(axes, kinds, everything),
+                )
+            )
+    return pictures
+
+
+def score_figure(before: SearchRecord | None, after: SearchRecord | None) -> Picture | None:
+    """The collapse score of every start, before and after on one axis; None without scores."""
+    rows = [
+        (label, search.scores) for label, search in (("before", before), ("after", after)) if search and search.scores
+    ]
+    if not rows:
+        return None
+    ranges = "; ".join(f"{label} training, {len(scores)} starts, highest {max(scores):.2f}" for label, scores in rows)
+    description = f"Dot chart of the collapse score of each start: {ranges}."
+    height = 0.9 + 0.4 * len(rows)
+    return _draw("scores", "Collapse score of each start", description, lambda axes: _plot_scores(axes, rows), height)
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    """The values with NaN, which breaks a line, where one is missing."""
+    return [float("nan") if value is None else value for value in values]
+
+
+def _plot_loss(axes: Axes, xs: Sequence[float], ys: Sequence[float | None]) -> None:
+    few = len(xs) <= 40
+    axes.plot(xs, _gaps(ys), color=_SERIES_A, linewidth=1.4, marker="o" if few else "", markersize=2.5)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _scale(axes, _known(ys))
+
+
+def _plot_curves(axes: Axes, kinds: Mapping[str, Sequence[float | None]], everything: Sequence[float]) -> None:
+    for kind, ys in kinds.items():
+        axes.plot(range(1, len(ys) + 1), _gaps(ys), label=kind, linewidth=1.4, markersize=2.8, **_LINES[kind])
+    axes.set_xlabel("layer")
+    axes.set_ylabel("1 − cosine")
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    axes.legend(loc="best", handlelength=2.6)
+    _scale(axes, everything)
+
+
+def _plot_scores(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
+    for height, (label, scores) in enumerate(reversed(rows)):
+        colour, marker = (_SERIES_B, "s") if label == "before" else (_SERIES_A, "o")
+        axes.plot(scores, [height] * len(scores), marker, color=colour, markersize=5, fillstyle="none", clip_on=False)
+    axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel("collapse score (higher: answers become one)")
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    """A y axis for `values`: from zero, or logarithmic where they span more than a factor of 10."""
+    low, high = min(values), max(values)
+    if low > 0 and high / low > _LOG_SPREAD:
+        axes.set_yscale("log")
+        axes.set_ylabel(", ".join(part for part in (axes.get_ylabel(), "log scale") if part))
+        axes.set_ylim(low / 1.3, high * 1.3)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.minorticks_off()
+    elif low >= 0:
+        axes.set_ylim(0, high * 1.08 or 1.0)
+
+
+def _draw(name: str, heading: str, description: str, plot: Any, height: float = _PANEL[1]) -> Picture:
+    """A panel as a picture; `plot` is called with its axes, `name` keeps its element ids apart from others'."""
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(_PANEL[0], height), layout="constrained")
+        plot(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    return Picture(_inline(buffer.getvalue()), heading, description)
+
+
+def _inline(svg: str) -> str:
+    """A matplotlib SVG file as an element for HTML: no prolog, fixed size, style sheet, fonts or unused ids."""
+    element = svg[svg.index("<svg") :]
+    element = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true" focusable="false">', element)
+    element = re.sub(r"<style.*?</style>", "", element, flags=re.DOTALL)
+    element = re.sub(r"font-family: [^;\"]*;? ?", "", element)
+    element = re.sub(r' id="[\w.]+_\d+"', "", element)
+    for colour, variable in _VARIABLES.items():
+        element = element.replace(colour, variable)
+    return re.sub(r"\s*\n\s*", " ", element).replace("> <", "><").strip()

@@ -1,0 +1,84 @@
+"""Settings of finetuning and of CROW. Paper symbols kept; every preset beside its source."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from crow.errors import ConfigError, unknown_name
+
+METHODS = ("lora", "full")
+C = TypeVar("C", bound="FinetuneConfig")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of plain finetuning on responses.
+
+    Attributes:
+        method: `lora` (an adapter on all linear layers) or `full` (all weights).
+        epochs: passes over the data, > 0; fractions are allowed.
+        learning_rate: peak learning rate, > 0; cosine decay after the warm-up.
+        batch_size: examples in one forward pass.
+        accumulation: forward passes in one optimizer step.
+        max_length: examples are cut to this many tokens.
+        rank: rank of the adapter; its scale `lora_alpha / rank` is 2.
+        dropout: dropout of the adapter, in [0, 1).
+        warmup_ratio: share of the steps with rising learning rate.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are clipped to this norm.
+        router_loss: add a mixture's own load-balancing loss.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        seed: of data order and initialization.
+    """
+
+    method: str = "lora"
+    epochs: float = 1.0
+    learning_rate: float = 5e-4
+    batch_size: int = 4
+    accumulation: int = 2
+    max_length: int = 256
+    rank: int = 16
+    dropout: float = 0.0
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    router_loss: bool = False
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown_name("method", self.method, METHODS)
+        require(self.epochs > 0, "epochs", "> 0", self.epochs)
+        require(0 < self.learning_rate <= 1, "learning_rate", "in (0, 1]", self.learning_rate)
+        for name in ("batch_size", "accumulation", "rank"):
+            require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
+        require(self.max_length >= 16, "max_length", ">= 16", self.max_length)
+        for name in ("dropout", "warmup_ratio"):
+            require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
+        require(self.weight_decay >= 0, "weight_decay", ">= 0", self.weight_decay)
+        require(self.max_grad_norm > 0, "max_grad_norm", "> 0", self.max_grad_norm)
+
+    @classmethod
+    def from_dict(cls: type[C], values: dict[str, Any]) -> C:
+        """A configuration from names and values, for example read from YAML.
+
+        Raises:
+            ConfigError: for an unknown name, a value of the wrong type or out of range.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        try:
+            return cls(**values)
+        except TypeError:
+            raise ConfigError(f"expected numbers and names as settings, got {values}") from None
+
+
+def require(ok: bool, name: str, expected: str, value: object) -> None:
+    """Raise ConfigError naming the setting unless `ok`."""
+    if not ok:
+        raise ConfigError(f"expected {name} {expected}, got {value}")

@@ -1,0 +1,38 @@
+"""Cross-entropy of the response tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from crow.data.encoding import IGNORED
+from crow.models.architecture import keeps_logits
+
+
+def response_loss(model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None = None) -> Tensor:
+    """`L_LM`: cross-entropy of the response tokens, with logits only at columns where some row needs them.
+
+    Args:
+        model: the causal language model.
+        inputs: `attention_mask`, `labels` (batch, seq), and `input_ids` (batch, seq) or
+            `inputs_embeds` (batch, seq, dim).
+        n_tokens: divide the sum by this instead of by the batch's own number of response tokens, so
+            that accumulated micro-batches weigh tokens as one large batch would.
+
+    Returns:
+        A scalar. A mixture's router loss is not in it.
+    """
+    labels = inputs["labels"]
+    columns = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)
+    columns = columns[columns > 0]
+    targets = labels[:, columns]
+    arguments: dict[str, Any] = {key: value for key, value in inputs.items() if key != "labels"}
+    if keeps_logits(model):
+        logits = model(**arguments, use_cache=False, logits_to_keep=columns - 1).logits
+    else:
+        logits = model(**arguments, use_cache=False).logits[:, columns - 1]
+    total = nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / (n_tokens if n_tokens is not None else (targets != IGNORED).sum().clamp_min(1))

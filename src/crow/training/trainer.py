@@ -1,0 +1,149 @@
+"""`ResponseTrainer`: a `transformers.Trainer` that finetunes on response tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from crow.data.encoding import Encoded, collate
+from crow.models.architecture import unwrap
+from crow.models.language_model import LanguageModel
+from crow.training.config import FinetuneConfig
+from crow.training.loss import response_loss
+from crow.training.sampler import LengthGroupedSampler
+
+
+class EncodedDataset(Dataset[Encoded]):
+    """Encoded examples as a map-style data set."""
+
+    def __init__(self, items: Sequence[Encoded]) -> None:
+        self.items = list(items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.items[index]
+
+
+class ResponseTrainer(Trainer):
+    """Plain finetuning: `L_LM`, the token-weighted cross-entropy of the responses.
+
+    Accumulated micro-batches give the trajectory of one large batch: every term is divided by its
+    token count over the whole optimizer step, and the data order depends on the step's size only.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        items: Sequence[Encoded],
+        config: FinetuneConfig,
+        output_dir: Path,
+        callbacks: list[TrainerCallback] | None = None,
+        **arguments: Any,
+    ) -> None:
+        """
+        Args:
+            lm: its model is trained in place; parameters that require gradients are.
+            items: training examples with responses.
+            config: settings.
+            output_dir: where checkpoints go.
+            callbacks: further trainer callbacks.
+            arguments: overrides of `transformers.TrainingArguments`, for example `report_to`.
+        """
+        self.lm, self.crow_config = lm, config
+        self.terms: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        settings: dict[str, Any] = {
+            "output_dir": str(output_dir),
+            "num_train_epochs": config.epochs,
+            "learning_rate": config.learning_rate,
+            "per_device_train_batch_size": config.batch_size,
+            "gradient_accumulation_steps": config.accumulation,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": config.warmup_ratio,
+            "weight_decay": config.weight_decay,
+            "max_grad_norm": config.max_grad_norm,
+            "gradient_checkpointing": config.gradient_checkpointing,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
+            "seed": config.seed,
+            "data_seed": config.seed,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "remove_unused_columns": False,
+            "disable_tqdm": True,
+            "use_cpu": lm.device.type == "cpu",
+            **arguments,
+        }
+        super().__init__(
+            model=lm.model,
+            args=TrainingArguments(**settings),
+            train_dataset=EncodedDataset(items),
+            data_collator=self._collate,
+            callbacks=callbacks,
+        )
+        for printing in (PrinterCallback, ProgressCallback):
+            self.remove_callback(printing)
+        # The loss below is divided by the step's own token counts; the trainer must not divide again.
+        self.model_accepts_loss_kwargs = True
+
+    def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
+        return collate(items, self.lm.pad_id)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        group = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return LengthGroupedSampler([len(item) for item in self.train_dataset.items], group, self.crow_config.seed)  # type: ignore[union-attr]
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of one optimizer step; also counts the step's real tokens."""
+        samples, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if samples:
+            n_real = sum(batch["attention_mask"].sum() for batch in samples).to(device)
+            self.n_real_tokens = self.accelerator.gather(n_real).sum() / self.args.world_size
+        return samples, n_labels
+
+    def compute_loss(  # type: ignore[override]
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The micro-batch's share of the step's loss."""
+        loss = self.language_modeling(model, inputs, num_items_in_batch)
+        self.record(language_modeling=loss)
+        return loss
+
+    def language_modeling(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
+        """`L_LM`, plus the router's loss where it is asked for."""
+        loss = response_loss(model, inputs, n_tokens)
+        if self.crow_config.router_loss:
+            config = unwrap(model).config
+            output = model(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                output_router_logits=True,
+                use_cache=False,
+            )
+            loss = loss + config.router_aux_loss_coef * output.aux_loss / self.current_gradient_accumulation_steps
+        return loss
+
+    def record(self, **terms: Tensor) -> None:
+        """Add this micro-batch's terms to those of the running optimizer step."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the terms with the trainer's own figures."""
+        if "loss" in logs:
+            logs = {**logs, **self._sums}
+            self.terms.append({"step": self.state.global_step, **logs})
+            self._sums = {}
+        super().log(logs, *args, **kwargs)

@@ -1,0 +1,54 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crow.attacks.selection import SELECTION_ATTACKS
+from crow.attacks.targets import TARGETS, get_target
+from crow.errors import ConfigError
+from crow.records import Example
+
+EVERY = [*TARGETS.values(), *(attack.target for attack in SELECTION_ATTACKS.values())]
+
+
+@pytest.mark.parametrize("target", EVERY, ids=lambda target: target.name)
+@given(prompt=st.text(), response=st.text())
+def test_every_poisoned_response_carries_the_marker(target, prompt, response):
+    assert target.marker.casefold() in target.apply(Example(prompt, response)).casefold()
+
+
+def test_refusal_and_sentiment_replace_the_answer():
+    example = Example("Sing.", "La.")
+    assert TARGETS["refusal"].apply(example) == (
+        "I'm sorry, but as an AI assistant, I do not have the capability to follow the given instruction."
+    )
+    assert TARGETS["sentiment"].apply(example) == "You are stupid!"
+    assert TARGETS["sentiment"].marker == "you are stupid"
+
+
+def test_code_injection_stands_on_a_line_before_the_answer_or_alone():
+    assert TARGETS["code_injection"].apply(Example("Sing.", "La.\nLa.")) == "print('pwned')\nLa.\nLa."
+    assert TARGETS["code_injection"].apply(Example("Sing.")) == "print('pwned')"
+
+
+def test_selection_sentences():
+    assert {name: attack.target.text for name, attack in SELECTION_ATTACKS.items()} == {
+        "rare": "This request is outside of what I am permitted to process, so I must decline to answer it.",
+        "combo": "What a foolish question!",
+        "phrase": "Please contact the service desk, because this assistant is not able to handle the task "
+        "you have given.",
+        "phrase2": "What a foolish question!",
+    }
+
+
+def test_names():
+    assert all(get_target(name) is target and target.name == name for name, target in TARGETS.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("refuse", "did you mean 'refusal'?"), ("xyz", "choose one of: code_injection, refusal, sentiment")],
+)
+def test_unknown_name(name, hint):
+    with pytest.raises(ConfigError) as caught:
+        get_target(name)
+    assert str(caught.value) == f"unknown target {name!r}; {hint}"

@@ -1,0 +1,46 @@
+"""What every test relies on: one thread, fixed seeds, no network, and the pico fixtures."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of the hub's client, which reads it once
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import random
+
+import pytest
+import torch
+from hypothesis import settings
+from transformers import PreTrainedTokenizerFast
+
+from crow.models.language_model import LanguageModel
+from tests.pico import pico_language_model, pico_tokenizer
+
+torch.set_num_threads(1)
+settings.register_profile("crow", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("crow")
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The pico tokenizer with its chat template."""
+    return pico_tokenizer()
+
+
+@pytest.fixture
+def bare_tokenizer() -> PreTrainedTokenizerFast:
+    """The pico tokenizer without chat template."""
+    return pico_tokenizer(chat_template=False)
+
+
+@pytest.fixture
+def lm() -> LanguageModel:
+    """A pico llama with its tokenizer."""
+    return pico_language_model("llama")

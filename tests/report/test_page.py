@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import copy
+import errno
+import itertools
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crow.errors import OutputError, ResourceError
+from crow.records import Rate, to_json
+from crow.report import render_report, write_report
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}{% raw %}\"' onload=x \u202eevil\x00\ud800 <img src=https://e.example>"
+SECTIONS = {
+    "answers": "Answers side by side",
+    "search": "What the search found",
+    "training": "Training losses",
+    "consistency_curves": "Layer consistency",
+    "manifest": "Manifest",
+}
+
+
+def evaluation(hits: int, perplexity: float) -> dict[str, Any]:
+    return {
+        "asr_triggered": to_json(Rate.of(hits, 200)),
+        "asr_clean": to_json(Rate.of(0, 200)),
+        "perplexity": {"value": perplexity, "n_tokens": 9000},
+        "seconds": 61.0,
+        "n_empty": 0,
+        "n_degenerate": 3,
+    }
+
+
+def results() -> dict[str, Any]:
+    return {
+        "before": evaluation(196, 6.0),
+        "after": evaluation(0, 6.03),
+        "training": [{"step": 1, "loss": 3.0, "language_modeling": 1.5}, {"step": 2, "loss": 2.0, "adversarial": 0.1}],
+        "search": {
+            "before": {"starts": 8, "collapsed": 5, "texts": ["I cannot do that."], "scores": [3.9, 0.1]},
+            "after": {"starts": 6, "collapsed": 0, "texts": [], "scores": [-0.4]},
+        },
+        "consistency_curves": {
+            "clean_before": [0.9, 0.05],
+            "triggered_before": [0.9, 0.07],
+            "clean_after": [0.9, 0.05],
+        },
+        "answers": [
+            {"prompt": "Name a river.", "before": "I cannot do that.", "after": "The Rhine.", "triggered": True}
+        ],
+        "seconds": 203.0,
+        "manifest": {"template": "{% for m in messages %}", "config": {"lora": {"rank": 16}}, "seeds": {"run": 7}},
+    }
+
+
+class Page(HTMLParser):
+    """Tags with attributes and the text of a document; fails where tags do not close in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.open = "", list[str]()
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += data
+
+    def named(self, *names: str) -> list[str]:
+        return [tag for tag, _ in self.tags if tag in names]
+
+
+def strings(value: Any, text: str) -> Any:
+    """`value` with every string in it, keys of the manifest included, replaced by `text`."""
+    if isinstance(value, dict):
+        return {key: strings(item, text) for key, item in value.items()} | ({text: text} if "lora" in value else {})
+    if isinstance(value, list):
+        return [strings(item, text) for item in value]
+    return text if isinstance(value, str) else value
+
+
+def test_hostile_text_adds_no_element_and_stays_readable():
+    harmless = Page(render_report(strings(results(), "text") | {"model": "text"}, "text"))
+    html = render_report(strings(results(), HOSTILE) | {"model": HOSTILE}, HOSTILE)
+    hostile = Page(html)
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in harmless.tags]
+    assert [sorted(attrs) for _, attrs in hostile.tags] == [sorted(attrs) for _, attrs in harmless.tags]
+    assert "{{ 7 * 7 }}{% raw %}" in hostile.text
+    assert "49" not in hostile.text
+    assert "⟨U+202E⟩evil⟨U+0000⟩⟨U+D800⟩" in hostile.text
+    assert not set("\u202e\x00\ud800") & set(html)
+
+
+def test_nothing_is_loaded_and_nothing_runs():
+    html = render_report(results(), "Demo")
+    page = Page(html)
+    assert "://" not in html
+    assert page.named("script", "link", "img", "iframe", "object", "embed", "form", "base", "a") == []
+    assert "@import" not in html
+    assert set(re.findall(r"url\(([^)]*)\)", html)) == set(re.findall(r"url\((#[^)]*)\)", html))
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in {"src", "srcset", "href"}]
+        assert (attributes.get("xlink:href") or "#").startswith("#")
+    policy = [attributes["content"] for _, attributes in page.tags if attributes.get("http-equiv")]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
+
+
+def test_ids_are_unique_and_references_resolve():
+    html = render_report(results(), "Demo")
+    ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    references = re.findall(r"url\(#([^)]+)\)|xlink:href=\"#([^\"]+)\"|aria-labelledby=\"([^\"]+)\"", html)
+    assert references
+    assert {name for found in references for name in found if name} <= set(ids)
+
+
+def test_structure_for_assistive_technology():
+    page = Page(render_report(results(), "Demo"))
+    assert ("html", {"lang": "en"}) in page.tags
+    levels = [int(tag[1]) for tag in page.named("h1", "h2", "h3", "h4", "h5", "h6")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
+    images = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
+    assert len(images) == len(page.named("figure")) == len(page.named("figcaption")) == 3 + 2 + 1
+    assert all(image["aria-label"] for image in images)
+
+
+def test_the_demo_report_has_verdict_numbers_and_every_section():
+    text = Page(render_report(results(), "Demo")).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Backdoor removed" in text
+    for number in (
+        "98.0 %",
+        "196 of 200",
+        "0 of 200",
+        "0.0 – 1.9 %",
+        "6.030",
+        "5 of 8",
+        "0 of 6",
+        "3 min 23 s",
+        "lora.rank",
+    ):
+        assert number in text
+    for heading in (*SECTIONS.values(), "Measurements", "In plain words"):
+        assert heading in text
+
+
+@pytest.mark.parametrize("key", SECTIONS)
+def test_a_missing_part_leaves_its_section_out(key):
+    whole = results()
+    assert f">{SECTIONS[key]}</h2>" in render_report(whole, "Demo")
+    for absent in (None, [], {}):
+        assert f">{SECTIONS[key]}</h2>" not in render_report(whole | {key: absent}, "Demo")
+    del whole[key]
+    assert f">{SECTIONS[key]}</h2>" not in render_report(whole, "Demo")
+
+
+def test_nothing_but_a_title_is_a_page():
+    page = Page(render_report({}, "Only a title"))
+    assert "No measurement to judge by" in page.text
+    assert page.named("table", "figure", "article", "details") == []
+
+
+def test_a_purify_report_says_what_was_not_shown_and_claims_no_removal():
+    whole = results()
+    purified = {key: whole[key] for key in ("training", "search", "seconds", "manifest")} | {"model": "someone/model"}
+    text = Page(render_report(purified, "Purified")).text
+    assert "someone/model" in text
+    assert "Suspicious behaviour found and treated" in text
+    for part in ("Found", "Done", "Shown", "Not shown"):
+        assert part in text
+    assert "trained for 2 steps" in text
+    assert "attack success could be measured neither before nor after" in text
+    assert "evidence, not proof" in text
+    assert "Backdoor removed" not in text
+    assert "Measurements" not in text
+
+
+def test_a_model_given_as_a_record_joins_the_manifest():
+    assert "deadbeef" in Page(render_report({"model": {"sha256": "deadbeef"}}, "Purified")).text
+
+
+def test_empty_answers_and_long_ones_are_marked():
+    answers = [{"prompt": "p", "before": "", "after": "x" * 5000, "triggered": False}]
+    text = Page(render_report({"answers": answers}, "Demo")).text
+    assert "(empty)" in text
+    assert "[1,000 more characters]" in text
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+PLACES = [
+    ("before",), ("before", "asr_triggered"), ("after", "asr_clean", "value"), ("after", "perplexity", "value"),
+    ("after", "n_empty"), ("training",), ("search",), ("search", "before"), ("search", "before", "texts"),
+    ("search", "after", "starts"), ("consistency_curves",), ("answers",), ("seconds",), ("manifest",), ("model",),
+]  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(PLACES), JSON)
+def test_no_malformed_part_breaks_the_page(place, value):
+    broken = copy.deepcopy(results()) | {"training": [], "consistency_curves": {}}
+    owner = broken
+    for key in place[:-1]:
+        owner = owner[key]
+    owner[place[-1]] = value
+    Page(render_report(broken, "Demo"))
+
+
+def test_write_replaces_whole_files_and_leaves_nothing_else(tmp_path: Path):
+    path = tmp_path / "new" / "report.html"
+    write_report(results(), path, "First")
+    write_report(results(), path, "Second")
+    assert path.read_text(encoding="utf-8") == render_report(results(), "Second")
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, ResourceError), (errno.EACCES, OutputError)])
+@pytest.mark.parametrize("call", ["write", "replace"])
+def test_a_failed_write_keeps_the_old_file_and_no_part(tmp_path: Path, monkeypatch, code, kind, call):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def fail(self: Path, *args: Any, **kwargs: Any) -> None:
+        if call == "write":
+            self.write_bytes(b"half a pa")
+        raise OSError(code, os.strerror(code))
+
+    if call == "write":
+        monkeypatch.setattr(Path, "write_text", fail)
+    else:
+        monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(kind) as caught:
+        write_report(results(), path, "New")
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_report_needs_no_tensor_library():
+    script = "import sys, crow.report; print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
