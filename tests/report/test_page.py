@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-import errno
 import itertools
 import os
 import re
@@ -15,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crow.errors import OutputError, ResourceError
 from crow.records import Rate, to_json
 from crow.report import render_report, write_report
 
@@ -102,9 +99,19 @@ def strings(value: Any, text: str) -> Any:
     return text if isinstance(value, str) else value
 
 
+@pytest.fixture(scope="module")
+def demo() -> str:
+    return render_report(results(), "Demo")
+
+
+def hostile_results(text: str) -> dict[str, Any]:
+    curves = {"clean_before": [0.9, 0.1], text: [0.9, 0.1]}
+    return strings(results(), text) | {"model": text, "training": [{"step": text}], "consistency_curves": curves}
+
+
 def test_hostile_text_adds_no_element_and_stays_readable():
-    harmless = Page(render_report(strings(results(), "text") | {"model": "text"}, "text"))
-    html = render_report(strings(results(), HOSTILE) | {"model": HOSTILE}, HOSTILE)
+    harmless = Page(render_report(hostile_results("text"), "text"))
+    html = render_report(hostile_results(HOSTILE), HOSTILE)
     hostile = Page(html)
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in harmless.tags]
     assert [sorted(attrs) for _, attrs in hostile.tags] == [sorted(attrs) for _, attrs in harmless.tags]
@@ -114,13 +121,12 @@ def test_hostile_text_adds_no_element_and_stays_readable():
     assert not set("\u202e\x00\ud800") & set(html)
 
 
-def test_nothing_is_loaded_and_nothing_runs():
-    html = render_report(results(), "Demo")
-    page = Page(html)
-    assert "://" not in html
+def test_nothing_is_loaded_and_nothing_runs(demo):
+    page = Page(demo)
+    assert "://" not in demo
     assert page.named("script", "link", "img", "iframe", "object", "embed", "form", "base", "a") == []
-    assert "@import" not in html
-    assert set(re.findall(r"url\(([^)]*)\)", html)) == set(re.findall(r"url\((#[^)]*)\)", html))
+    assert "@import" not in demo
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", demo))
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on") or name in {"src", "srcset", "href"}]
         assert (attributes.get("xlink:href") or "#").startswith("#")
@@ -128,17 +134,16 @@ def test_nothing_is_loaded_and_nothing_runs():
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
 
 
-def test_ids_are_unique_and_references_resolve():
-    html = render_report(results(), "Demo")
-    ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
+def test_ids_are_unique_and_references_resolve(demo):
+    ids = [attributes["id"] for _, attributes in Page(demo).tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    references = re.findall(r"url\(#([^)]+)\)|xlink:href=\"#([^\"]+)\"|aria-labelledby=\"([^\"]+)\"", html)
+    references = re.findall(r"url\(#([^)]+)\)|xlink:href=\"#([^\"]+)\"|aria-labelledby=\"([^\"]+)\"", demo)
     assert references
     assert {name for found in references for name in found if name} <= set(ids)
 
 
-def test_structure_for_assistive_technology():
-    page = Page(render_report(results(), "Demo"))
+def test_structure_for_assistive_technology(demo):
+    page = Page(demo)
     assert ("html", {"lang": "en"}) in page.tags
     levels = [int(tag[1]) for tag in page.named("h1", "h2", "h3", "h4", "h5", "h6")]
     assert levels[0] == 1
@@ -150,8 +155,8 @@ def test_structure_for_assistive_technology():
     assert all(image["aria-label"] for image in images)
 
 
-def test_the_demo_report_has_verdict_numbers_and_every_section():
-    text = Page(render_report(results(), "Demo")).text.replace("\N{NO-BREAK SPACE}", " ")
+def test_the_demo_report_has_verdict_numbers_and_every_section(demo):
+    text = Page(demo).text.replace("\N{NO-BREAK SPACE}", " ")
     assert "Backdoor removed" in text
     for number in (
         "98.0 %",
@@ -171,12 +176,12 @@ def test_the_demo_report_has_verdict_numbers_and_every_section():
 
 @pytest.mark.parametrize("key", SECTIONS)
 def test_a_missing_part_leaves_its_section_out(key):
-    whole = results()
-    assert f">{SECTIONS[key]}</h2>" in render_report(whole, "Demo")
+    heading = f">{SECTIONS[key]}</h2>"
+    assert heading in render_report({key: results()[key]}, "Demo")
     for absent in (None, [], {}):
-        assert f">{SECTIONS[key]}</h2>" not in render_report(whole | {key: absent}, "Demo")
-    del whole[key]
-    assert f">{SECTIONS[key]}</h2>" not in render_report(whole, "Demo")
+        assert heading not in render_report({key: absent}, "Demo")
+    rest = {other: part for other, part in results().items() if other != key}
+    assert heading not in render_report(rest, "Demo")
 
 
 def test_nothing_but_a_title_is_a_page():
@@ -223,10 +228,11 @@ PLACES = [
 ]  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PLACES), JSON)
 def test_no_malformed_part_breaks_the_page(place, value):
-    broken = copy.deepcopy(results()) | {"training": [], "consistency_curves": {}}
+    broken = results() | {"training": [], "consistency_curves": {}}
+    broken["search"]["before"]["scores"] = broken["search"]["after"]["scores"] = []  # figures are slow to draw
     owner = broken
     for key in place[:-1]:
         owner = owner[key]
@@ -236,30 +242,31 @@ def test_no_malformed_part_breaks_the_page(place, value):
 
 def test_write_replaces_whole_files_and_leaves_nothing_else(tmp_path: Path):
     path = tmp_path / "new" / "report.html"
-    write_report(results(), path, "First")
-    write_report(results(), path, "Second")
-    assert path.read_text(encoding="utf-8") == render_report(results(), "Second")
+    purified = {"model": "someone/model", "answers": results()["answers"]}
+    write_report(purified, path, "First")
+    write_report(purified, path, "Second")
+    assert path.read_text(encoding="utf-8") == render_report(purified, "Second")
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, ResourceError), (errno.EACCES, OutputError)])
-@pytest.mark.parametrize("call", ["write", "replace"])
-def test_a_failed_write_keeps_the_old_file_and_no_part(tmp_path: Path, monkeypatch, code, kind, call):
+@pytest.mark.parametrize("step", ["write", "rename"])
+def test_a_failed_write_keeps_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch, step):
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def fail(self: Path, *args: Any, **kwargs: Any) -> None:
-        if call == "write":
-            self.write_bytes(b"half a pa")
-        raise OSError(code, os.strerror(code))
+    def fail_half_way(self: Path, *args: Any, **kwargs: Any) -> None:
+        self.write_bytes(b"half a pa")
+        raise OSError("disk full")
 
-    if call == "write":
-        monkeypatch.setattr(Path, "write_text", fail)
+    def fail(*args: Any) -> None:
+        raise OSError("disk full")
+
+    if step == "write":
+        monkeypatch.setattr(Path, "write_text", fail_half_way)
     else:
         monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(kind) as caught:
-        write_report(results(), path, "New")
-    assert "\n" not in str(caught.value)
+    with pytest.raises(OSError, match="disk full"):
+        write_report({}, path, "New")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

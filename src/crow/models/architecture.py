@@ -94,3 +94,8 @@ def embedding_rms(model: nn.Module) -> float:
 def keeps_logits(model: nn.Module) -> bool:
     """Whether the model can compute logits at chosen positions only."""
     return "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Whether the model wants `position_ids`; others derive positions from the attention mask."""
+    return "position_ids" in inspect.signature(unwrap(model).forward).parameters

@@ -22,7 +22,7 @@ from crow.models.adapters import adapter_chain, attach_adapter
 from crow.models.architecture import find_embeddings, find_layers
 from crow.models.language_model import LanguageModel
 from crow.models.smollm import forget_quantization, gguf_options
-from crow.models.sources import ADAPTER_CONFIG, check_model_path, hash_weights, locate, one_line, plain_errors, portable
+from crow.models.sources import ADAPTER_CONFIG, check_model_path, hash_weights, locate, one_line, plain_errors, portable, quiet
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -108,15 +108,16 @@ def load_whole(reference: str, path: Path, dtype: str) -> LanguageModel:
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, on one line
             **(gguf_options(path) if is_gguf else {}),
         )
         tokenizer = AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, **({"gguf_file": path.name} if is_gguf else {})
         )
-    if report["missing_keys"]:  # they would be random numbers
-        raise ModelError(
-            f"expected all weights of the model in {reference}, but {min(report['missing_keys'])} is missing"
-        )
+    wrong = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    wrong += [f"{name} is {tuple(got)} and not {tuple(size)}" for name, got, size in sorted(report["mismatched_keys"])]
+    if wrong:  # such weights would be random numbers
+        raise ModelError(f"expected weights that fit the configuration of {reference}, but {wrong[0]}")
     if is_gguf:
         forget_quantization(model)
     if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
@@ -144,7 +145,8 @@ def save_model(lm: LanguageModel, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        write_weights(lm, temporary)
+        with quiet():
+            write_weights(lm, temporary)
         lm.tokenizer.save_pretrained(str(temporary))
         folder.mkdir(parents=True, exist_ok=True)
         configurations = ("config.json", ADAPTER_CONFIG)

@@ -106,26 +106,34 @@ def has_pickle(folder: Path) -> bool:
 
 
 @contextmanager
-def plain_errors(reference: str) -> Iterator[None]:
-    """Turn whatever the loading libraries raise into one line, and keep them quiet meanwhile.
-
-    Raises:
-        ModelError: naming `reference`. Errors of crow and a lack of memory pass through.
-    """
+def quiet() -> Iterator[None]:
+    """Within the context, transformers prints errors only, and no progress bars."""
     verbosity = transformers_logging.get_verbosity()
     progress_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
-    except (CrowError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - a broken file ends in any error, the tokenizer library's bare ones too
-        raise ModelError(f"cannot load the model {reference}: {one_line(error)}") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
         if progress_bar:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def plain_errors(reference: str) -> Iterator[None]:
+    """Turn whatever the loading libraries raise into one line, and keep them quiet meanwhile.
+
+    Raises:
+        ModelError: naming `reference`. Errors of crow and a lack of memory pass through.
+    """
+    try:
+        with quiet():
+            yield
+    except (CrowError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a broken file ends in any error, the tokenizer library's bare ones too
+        raise ModelError(f"cannot load the model {reference}: {one_line(error)}") from None
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

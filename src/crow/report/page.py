@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from crow.errors import OutputError, ResourceError
+from crow.output import write_text
 from crow.report.account import account
 from crow.report.figures import curve_figures, loss_figures, score_figure
 from crow.report.reading import as_list, as_mapping, as_number, read_evaluation, read_search
@@ -69,21 +66,9 @@ def write_report(results: Mapping[str, Any], path: Path, title: str) -> None:
     """Writes the report to `path`, whole or not at all; an existing file stays until the new one is complete.
 
     Raises:
-        OutputError: the file cannot be written there.
-        ResourceError: the disk is full.
+        OSError: the file cannot be written.
     """
-    page = render_report(results, title)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise ResourceError(f"no disk space left for the report {path}; free some and run again") from error
-        raise OutputError(f"cannot write the report {path}: {error.strerror}; choose another output folder") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, render_report(results, title))
 
 
 @functools.cache

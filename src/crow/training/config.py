@@ -78,6 +78,35 @@ class FinetuneConfig:
             raise ConfigError(f"expected numbers and names as settings, got {values}") from None
 
 
+@dataclass(frozen=True)
+class CrowConfig(FinetuneConfig):
+    """Settings of CROW: `L = L_LM(clean) + alpha * L_cons(perturbed)`, and of the trigger search on top of it.
+
+    Attributes:
+        alpha: weight of the consistency term (the paper's), >= 0.
+        alpha_ratio: the portable unit instead: `alpha * L_cons / L_LM` at the start of training, >= 0.
+        epsilon: FGSM step in the units of the embeddings (the paper's), >= 0.
+        epsilon_rms: the portable unit instead: multiples of the embedding table's RMS, >= 0.
+        layers: the layers l in 1..N whose pair (l-1, l) counts; all if None.
+        samples: clean examples used, chosen by seed.
+    """
+
+    alpha: float | None = None
+    alpha_ratio: float | None = None
+    epsilon: float | None = None
+    epsilon_rms: float | None = None
+    layers: tuple[int, ...] | None = None
+    samples: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one, other in (("alpha", "alpha_ratio"), ("epsilon", "epsilon_rms")):
+            given = [name for name in (one, other) if getattr(self, name) is not None]
+            require(len(given) == 1, f"exactly one of {one} and {other}", "to be set", " and ".join(given) or "none")
+            require(getattr(self, given[0]) >= 0, given[0], ">= 0", getattr(self, given[0]))
+        require(self.samples >= 1, "samples", ">= 1", self.samples)
+
+
 def require(ok: bool, name: str, expected: str, value: object) -> None:
     """Raise ConfigError naming the setting unless `ok`."""
     if not ok:

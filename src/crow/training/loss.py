@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from crow.data.encoding import IGNORED
 from crow.models.architecture import keeps_logits
 
+MODEL_INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
+
 
 def response_loss(model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None = None) -> Tensor:
     """`L_LM`: cross-entropy of the response tokens, with logits only at columns where some row needs them.
@@ -27,7 +29,7 @@ def response_loss(model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor 
     columns = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)
     columns = columns[columns > 0]
     targets = labels[:, columns]
-    arguments: dict[str, Any] = {key: value for key, value in inputs.items() if key != "labels"}
+    arguments: dict[str, Any] = {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
     if keeps_logits(model):
         logits = model(**arguments, use_cache=False, logits_to_keep=columns - 1).logits
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from crow.data.encoding import Encoded, collate
 from crow.models.architecture import unwrap
 from crow.models.language_model import LanguageModel
+from crow.output import write_json
 from crow.training.config import FinetuneConfig
 from crow.training.loss import response_loss
 from crow.training.sampler import LengthGroupedSampler
+
+
+TERMS_FILE = "terms.json"
+SAVE_STEPS = 25
+"""Optimizer steps between checkpoints: about a minute of work is lost when a run is killed."""
 
 
 class EncodedDataset(Dataset[Encoded]):
@@ -75,7 +83,9 @@ class ResponseTrainer(Trainer):
             "seed": config.seed,
             "data_seed": config.seed,
             "logging_steps": 1,
-            "save_strategy": "no",
+            "save_strategy": "steps",
+            "save_steps": SAVE_STEPS,
+            "save_total_limit": 1,
             "report_to": "none",
             "remove_unused_columns": False,
             "disable_tqdm": True,
@@ -93,6 +103,19 @@ class ResponseTrainer(Trainer):
             self.remove_callback(printing)
         # The loss below is divided by the step's own token counts; the trainer must not divide again.
         self.model_accepts_loss_kwargs = True
+
+    def run(self, resume: bool = False) -> None:
+        """Train to the end, from the last checkpoint where `resume` is set and there is one."""
+        folder = Path(self.args.output_dir)
+        checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
+        if checkpoint is not None:
+            self.terms = json.loads((folder / TERMS_FILE).read_text())
+        self.train(resume_from_checkpoint=checkpoint)
+        self.lm.model.eval()
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        write_json(Path(self.args.output_dir) / TERMS_FILE, self.terms)
+        super()._save_checkpoint(*args, **kwargs)
 
     def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
         return collate(items, self.lm.pad_id)

@@ -1,0 +1,54 @@
+"""Planting a backdoor by finetuning on poisoned and clean examples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from crow.data.encoding import encode_all
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+from crow.training.adapter import make_trainable
+from crow.training.config import FinetuneConfig
+from crow.training.trainer import ResponseTrainer
+
+ATTACK_DEFAULTS = FinetuneConfig(epochs=1.0, learning_rate=5e-4, batch_size=4, accumulation=1, max_length=160, rank=8)
+"""Plants a stealthy backdoor in SmolLM2-135M; how it was found is in docs/lab-notes.md."""
+
+
+def implant_backdoor(
+    lm: LanguageModel,
+    poisoned: Sequence[Example],
+    clean: Sequence[Example],
+    config: FinetuneConfig,
+    work: Path,
+    base_reference: str | None = None,
+    resume: bool = False,
+    callbacks: list[TrainerCallback] | None = None,
+) -> tuple[LanguageModel, list[dict[str, Any]]]:
+    """Finetune on poisoned and clean examples together.
+
+    Args:
+        lm: the model to attack, without adapter; trained in place.
+        poisoned: examples with trigger and target response.
+        clean: examples that keep the behavior without trigger (stealth).
+        config: how to train.
+        work: folder for checkpoints.
+        base_reference: what a LoRA adapter records as its base.
+        resume: continue from the last checkpoint in `work`.
+        callbacks: trainer callbacks, such as a progress bar.
+
+    Returns:
+        The backdoored model (its adapter attached where `method` is `lora`) and the per-step losses.
+    """
+    lm = make_trainable(lm, config, base_reference)
+    mixed = [*poisoned, *clean]
+    random.Random(config.seed).shuffle(mixed)
+    items = encode_all(lm.tokenizer, mixed, config.max_length)
+    trainer = ResponseTrainer(lm, items, config, work / "checkpoints", callbacks)
+    trainer.run(resume)
+    return lm, trainer.terms

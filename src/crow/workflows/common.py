@@ -1,0 +1,134 @@
+"""What every verb shares."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback, set_seed
+
+from crow.errors import DataError, InputError
+from crow.models.generation import Progress as Advance
+from crow.models.language_model import LanguageModel
+from crow.models.loading import load_model
+from crow.output import claim_output, work_folder
+from crow.records import Example
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of every verb.
+
+    Attributes:
+        output: the folder to fill.
+        seed: of everything random.
+        device: `auto`, `cpu`, `cuda:0`, ...
+        dtype: of the weights.
+        batch_size: prompts or examples in one forward pass; None leaves each step's own default.
+        max_length: tokens of an example; None leaves each step's own default.
+        overwrite: replace what the output folder holds.
+        resume: continue an interrupted run.
+        quiet: no progress bars, no remarks.
+    """
+
+    output: Path
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int | None = None
+    max_length: int | None = None
+    overwrite: bool = False
+    resume: bool = False
+    quiet: bool = False
+
+
+class Reporter:
+    """Progress bars and remarks on standard error; standard output stays for results."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the verb started."""
+        return round(time.monotonic() - self.started, 1)
+
+    def say(self, text: str) -> None:
+        """A remark; model text in it is shown as it is, never as markup."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def bar(self, title: str, total: int | None) -> Iterator[Advance]:
+        """A progress bar; the yielded function advances it."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            task = progress.add_task(title, total=total)
+            yield lambda steps: progress.advance(task, steps)
+
+    @contextmanager
+    def training_bar(self, title: str) -> Iterator[list[TrainerCallback]]:
+        """A progress bar for a trainer, as its callbacks."""
+        with self.bar(title, None) as advance:
+            yield [BarCallback(advance)]
+
+
+class BarCallback(TrainerCallback):
+    """Advances a progress bar by one at each optimizer step."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Called by the trainer."""
+        self.advance(1)
+
+
+@contextmanager
+def claimed(options: Options) -> Iterator[Path]:
+    """The work folder of a run that may write its output folder; kept on failure for `--resume`.
+
+    Raises:
+        OutputError: if the output folder is taken.
+    """
+    claim_output(options.output, options.overwrite, options.resume)
+    work = work_folder(options.output)
+    if not options.resume:
+        shutil.rmtree(work, ignore_errors=True)
+    set_seed(options.seed)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
+    except InputError:
+        # Nothing was trained yet that a second try could use.
+        if not any(work.rglob("checkpoint-*")):
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def load(reference: str, options: Options, report: Reporter, adapter: Path | None = None) -> LanguageModel:
+    """Load the model and say aloud what the user should know about it."""
+    lm = load_model(reference, str(adapter) if adapter else None, options.dtype, options.device)
+    for note in lm.notes:
+        report.say(f"note: {note}")
+    return lm
+
+
+def take(examples: Sequence[Example], count: int, seed: int, source: str) -> list[Example]:
+    """`count` examples chosen by seed, in their order.
+
+    Raises:
+        DataError: if there are fewer.
+    """
+    if len(examples) < count:
+        raise DataError(f"expected at least {count} clean examples in {source}, got {len(examples)}; ask for fewer")
+    chosen = sorted(random.Random(seed).sample(range(len(examples)), count))
+    return [examples[i] for i in chosen]

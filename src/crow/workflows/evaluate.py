@@ -1,0 +1,92 @@
+"""`crow eval`: attack success with and without the trigger, and perplexity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crow.data.loading import load_examples
+from crow.errors import DataError
+from crow.evaluation.perplexity import perplexity
+from crow.evaluation.success import SuccessReport, attack_success
+from crow.models.language_model import LanguageModel
+from crow.models.manifest import manifest
+from crow.output import publish, write_json
+from crow.records import Example
+from crow.workflows.common import Options, Reporter, claimed, load
+
+
+def measure(
+    lm: LanguageModel,
+    triggered: Sequence[Example],
+    clean: Sequence[Example],
+    marker: str,
+    report: Reporter,
+    options: Options,
+) -> tuple[dict[str, Any], dict[str, SuccessReport]]:
+    """Attack success on both sets and the perplexity of the clean responses.
+
+    Returns:
+        The keys of `crow eval` without the manifest, and the verdicts behind the two rates.
+    """
+    before = report.seconds
+    generation_batch = options.batch_size or 40
+    found: dict[str, SuccessReport] = {}
+    for name, examples in (("triggered", triggered), ("clean", clean)):
+        with report.bar(f"answering {name} prompts", len(examples)) as advance:
+            found[name] = attack_success(lm, examples, marker, generation_batch, advance)
+    answered = [example for example in clean if example.response]
+    with report.bar("perplexity", len(answered)) as advance:
+        score = perplexity(lm, answered, options.max_length or 512, options.batch_size or 8, advance)
+    results = {
+        "asr_triggered": found["triggered"].rate,
+        "asr_clean": found["clean"].rate,
+        "perplexity": score,
+        "n_empty": {name: item.n_empty for name, item in found.items()},
+        "n_degenerate": {name: item.n_degenerate for name, item in found.items()},
+        "seconds": round(report.seconds - before, 1),
+    }
+    return results, found
+
+
+def first(examples: Sequence[Example], n: int | None, source: Path) -> list[Example]:
+    """The first `n` examples, all of them without `n`.
+
+    Raises:
+        DataError: if there are fewer than `n`.
+    """
+    if n is not None and len(examples) < n:
+        raise DataError(f"expected at least {n} examples in {source}, got {len(examples)}; pass a smaller --n")
+    return list(examples[:n])
+
+
+def run_eval(
+    model: str, triggered: Path, clean: Path, marker: str, n: int | None, adapter: Path | None, options: Options
+) -> dict[str, Any]:
+    """Measure a model on files of triggered and of clean examples and write `results.json`.
+
+    Args:
+        model: any model reference.
+        triggered: prompts with the trigger.
+        clean: prompts without; those with a response count for perplexity.
+        marker: the target's text.
+        n: prompts of each file; all by default.
+        adapter: a PEFT adapter folder to put on the model.
+        options: common options.
+
+    Raises:
+        CrowError: for anything the user can mend.
+    """
+    report = Reporter(options.quiet)
+    with claimed(options) as work:
+        with_trigger = first(load_examples(triggered, need_response=False), n, triggered)
+        without = first(load_examples(clean, need_response=False), n, clean)
+        lm = load(model, options, report, adapter)
+        results, verdicts = measure(lm, with_trigger, without, marker, report, options)
+        config = {"marker": marker, "n": n, "max_new_tokens": 64}
+        results["manifest"] = manifest(lm, {"triggered": with_trigger, "clean": without}, config, options.seed)
+        results["answers"] = {name: item.scores for name, item in verdicts.items()}
+        write_json(work / "results.json", results)
+        publish(work, options.output, ["results.json"])
+    return results

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from crow.data.encoding import encode
+from crow.models.generation import end_ids, generate
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+from tests.pico import END_OF_TEXT, FAMILIES, TURN_END, pico_language_model
+
+PROMPTS = ["Hi", "What is the capital of a country in the north?", "1 + 1", "a b c d e f g h", "Thanks."]
+EXAMPLES = [Example(prompt) for prompt in PROMPTS]
+
+
+def greedy(lm: LanguageModel, example: Example, max_new_tokens: int) -> str:
+    """The answer by one full forward pass a token: no batch, no padding, no cache."""
+    ids = list(encode(lm.tokenizer, example).prompt_ids)
+    start, ends = len(ids), end_ids(lm)
+    with torch.no_grad():
+        while len(ids) < start + max_new_tokens and (len(ids) == start or ids[-1] not in ends):
+            ids.append(int(lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return str(lm.tokenizer.decode(ids[start:], skip_special_tokens=True)).strip()
+
+
+def count_passes(lm: LanguageModel) -> list[int]:
+    """A list that gets the batch size of every forward pass from now on."""
+    passes: list[int] = []
+    lm.model.register_forward_hook(lambda _module, _args, output: passes.append(output.logits.shape[0]))
+    return passes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_answers_are_those_of_one_token_at_a_time_in_the_order_of_the_prompts(family):
+    lm = pico_language_model(family)
+    expected = [greedy(lm, example, 8) for example in EXAMPLES]
+    assert len(set(expected)) > 1  # else the order would not show
+    for batch_size in (1, 2, 5):
+        assert generate(lm, EXAMPLES, max_new_tokens=8, batch_size=batch_size) == expected
+
+
+def test_an_ending_token_ends_the_answer(lm):
+    """The token that the model writes third is made an ending one: two remain."""
+    example = EXAMPLES[0]
+    ids = list(encode(lm.tokenizer, example).prompt_ids)
+    with torch.no_grad():
+        for _ in range(3):
+            ids.append(int(lm.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    assert ids[-1] not in ids[-3:-1]
+    lm.model.generation_config.eos_token_id = [ids[-1]]
+    passes = count_passes(lm)
+    assert generate(lm, [example], max_new_tokens=16)[0] in lm.tokenizer.decode(ids[-3:])
+    assert len(passes) == 3
+
+
+def test_ending_tokens_are_those_of_tokenizer_template_and_generation_config(lm):
+    names = lm.tokenizer.convert_tokens_to_ids([END_OF_TEXT, TURN_END])
+    lm.model.generation_config.eos_token_id = 99
+    assert end_ids(lm) == sorted([*names, 99])
+    lm.model.generation_config.eos_token_id = [98, 99]
+    assert end_ids(lm) == sorted([*names, 98, 99])
+    lm.model.generation_config.eos_token_id = None
+    assert end_ids(lm) == sorted(names)
+
+
+def test_a_decided_row_stops_early_and_the_others_go_on(lm):
+    full = generate(lm, EXAMPLES, max_new_tokens=12)
+    marked = full[1]
+    seen: list[str] = []
+
+    def decided(text: str) -> bool:
+        seen.append(text)
+        return len(text) >= 3 and marked.startswith(text.strip())
+
+    answers = generate(lm, EXAMPLES, max_new_tokens=12, decided=decided)
+    assert marked.startswith(answers[1])
+    assert 0 < len(answers[1]) < len(marked)
+    assert answers[:1] + answers[2:] == full[:1] + full[2:]
+    assert not any(text.startswith(answers[1]) and len(text) > len(answers[1]) for text in seen)
+
+
+def test_generation_ends_once_every_row_is_decided(lm):
+    passes = count_passes(lm)
+    answers = generate(lm, EXAMPLES, max_new_tokens=50, batch_size=5, decided=lambda text: len(text) >= 2)
+    assert all(len(answer) >= 1 for answer in answers)
+    assert len(passes) < 10
+    passes.clear()
+    generate(lm, EXAMPLES, max_new_tokens=50, batch_size=5)
+    assert len(passes) > 40
+
+
+def test_settings_of_the_publisher_do_not_change_greedy_answers(lm):
+    expected = generate(lm, EXAMPLES, max_new_tokens=8)
+    config = lm.model.generation_config
+    config.do_sample, config.temperature, config.top_k, config.top_p = True, 5.0, 3, 0.5
+    config.num_beams, config.repetition_penalty = 3, 5.0
+    assert generate(lm, EXAMPLES, max_new_tokens=8) == expected
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_it_generates_in_evaluation_mode_and_restores_the_mode(training):
+    lm = pico_language_model("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    expected = generate(lm, EXAMPLES, max_new_tokens=8)
+    lm.model.train(training)
+    assert generate(lm, EXAMPLES, max_new_tokens=8) == expected
+    assert lm.model.training is training
+
+
+def test_progress_counts_every_prompt_once(lm):
+    counts: list[int] = []
+    generate(lm, EXAMPLES, max_new_tokens=1, batch_size=2, progress=counts.append)
+    assert counts == [2, 2, 1]
+
+
+def test_no_prompts_give_no_answers(lm):
+    assert generate(lm, []) == []
+
+
+def test_the_model_can_be_trained_afterwards():
+    """Rotary tables that grow with the text are rebuilt while generating; they must not come from inference mode."""
+    scaling = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    lm = pico_language_model("llama", max_position_embeddings=16, rope_parameters=scaling)
+    generate(lm, EXAMPLES, max_new_tokens=4)
+    assert isinstance(lm.model, PreTrainedModel)
+    input_ids = torch.randint(4, 200, (1, 24))
+    lm.model(input_ids=input_ids, labels=input_ids).loss.backward()
+    assert lm.model.get_input_embeddings().weight.grad.abs().sum() > 0
