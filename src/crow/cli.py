@@ -15,8 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from crow.errors import ConfigError, CrowError, ResourceError
-from crow.records import Rate, to_json
+from crow.errors import CrowError, ResourceError
+from crow.records import Rate, SearchRecord, to_json
 from crow.workflows.common import Options
 
 app = typer.Typer(
@@ -77,6 +77,88 @@ def attack(
     show(results, json_output, lambda: say(f"planted {results['trigger']} -> {results['target']} in {output}"))
 
 
+@app.command()
+def purify(
+    model: Model,
+    output: Output,
+    adapter: Adapter = None,
+    continue_adapter: Annotated[
+        bool, typer.Option("--continue-adapter", help="Train the adapter on instead of merging it first.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Clean examples (Alpaca JSON/JSONL or chat messages).")] = None,
+    preset: Annotated[str, typer.Option(help="default, paper or official-code.")] = "default",
+    alpha: Annotated[float | None, typer.Option(help="Weight of layer consistency (the paper's).")] = None,
+    alpha_ratio: Annotated[
+        float | None, typer.Option(help="The same as a share of the language-modelling loss.")
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="FGSM step (the paper's).")] = None,
+    epsilon_rms: Annotated[float | None, typer.Option(help="The same in multiples of the embeddings' RMS.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora or full.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Clean examples to use.")] = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    rank: Rank = None,
+    keep_adapter: Annotated[bool, typer.Option("--keep-adapter", help="Leave the adapter in DIR/adapter too.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove backdoors from MODEL without knowing trigger or target."""
+    from crow.training.presets import get_preset
+    from crow.workflows.purify import purify_config, run_purify
+
+    options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
+    changes = {
+        "alpha": alpha,
+        "alpha_ratio": alpha_ratio,
+        "epsilon": epsilon,
+        "epsilon_rms": epsilon_rms,
+        "method": method,
+        "samples": samples,
+        "epochs": epochs,
+        "learning_rate": lr,
+        "rank": rank,
+    }
+    config = purify_config(get_preset(preset), changes, options)
+    results = run_purify(model, adapter, continue_adapter, data, config, keep_adapter, options)
+    show(results, json_output, lambda: show_search(results["search"], output))
+
+
+@app.command()
+def demo(
+    output: Output = Path("runs/demo"),
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Train the backdoor now.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """A real backdoored model, measured, purified and measured again, with a report."""
+    from crow.training.presets import get_preset
+    from crow.workflows.demo import run_demo
+    from crow.workflows.purify import purify_config
+
+    options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
+    results = run_demo(purify_config(get_preset("default"), {}, options), from_scratch, options)
+
+    def table() -> None:
+        show_measurements({"before": results["before"], "after": results["after"]})
+        show_search(results["search"], output)
+
+    show(results, json_output, table)
+
+
 @app.command("eval")
 def evaluate(
     model: Model,
@@ -131,6 +213,17 @@ def show_measurements(columns: dict[str, dict[str, Any]]) -> None:
     table.add_row("attack success, clean", *(rate(item["asr_clean"]) for item in columns.values()))
     table.add_row("perplexity", *(f"{item['perplexity'].value:.2f}" for item in columns.values()))
     Console().print(table)
+
+
+def show_search(search: dict[str, SearchRecord | None], output: Path) -> None:
+    """What the searches before and after training saw."""
+    for when, record in search.items():
+        if record is None:
+            continue
+        say(f"search {when}: {record.collapsed} of {record.starts} starts ended in one answer to unrelated prompts")
+        for text in record.texts:
+            say(f"  {' '.join(text.split())}")
+    say(f"report: {output / 'report.html'}")
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Judging outputs: attack success, clean rates and perplexity."""

@@ -1,0 +1,1 @@
+"""Trigger inversion: searches for what a trigger would bring out."""

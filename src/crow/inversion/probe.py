@@ -44,7 +44,8 @@ class Probe:
     """A frozen model and a set of clean prompts to try insertions on."""
 
     def __init__(self, lm: LanguageModel, prompts: Sequence[str]) -> None:
-        """
+        """Encode the prompts and run what they share.
+
         Args:
             lm: the model; its parameters should not require gradients while it is probed.
             prompts: the users' messages; short ones make searches fast.
@@ -82,7 +83,8 @@ class Probe:
 
         Args:
             index: of the prompt.
-            insertion: (k, dim), put before the user's token number `place`; None for the clean prompt.
+            insertion: (k, dim), soft or real tokens; None for the clean prompt.
+            place: the insertion goes before the user's token of this number.
             answer: (m,) token ids that follow.
         """
         user = self.users[index]

@@ -22,7 +22,16 @@ from crow.models.adapters import adapter_chain, attach_adapter
 from crow.models.architecture import find_embeddings, find_layers
 from crow.models.language_model import LanguageModel
 from crow.models.smollm import forget_quantization, gguf_options
-from crow.models.sources import ADAPTER_CONFIG, check_model_path, hash_weights, locate, one_line, plain_errors, portable, quiet
+from crow.models.sources import (
+    ADAPTER_CONFIG,
+    check_model_path,
+    hash_weights,
+    locate,
+    one_line,
+    plain_errors,
+    portable,
+    quiet,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -1,0 +1,1 @@
+"""Settings, loss and trainer of the purification."""

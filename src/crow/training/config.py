@@ -88,7 +88,17 @@ class CrowConfig(FinetuneConfig):
         epsilon: FGSM step in the units of the embeddings (the paper's), >= 0.
         epsilon_rms: the portable unit instead: multiples of the embedding table's RMS, >= 0.
         layers: the layers l in 1..N whose pair (l-1, l) counts; all if None.
+        inner_layers: leave out the first and the last pair when `layers` is None.
         samples: clean examples used, chosen by seed.
+        rounds: at most this many times search and repair; 0 leaves the search out (the published method).
+        adversary_weight: weight of the loss under the latent adversary, >= 0.
+        adversary_radius: largest perturbation, in multiples of the median norm of the hidden states there.
+        adversary_rate: step of the adversary, as a share of the radius.
+        adversary_steps: steps of the adversary before each optimizer step.
+        adversary_prompts: prompts the adversary is renewed on.
+        adversary_batch: examples answered under it in each optimizer step.
+        adversary_tokens: response tokens that count there.
+        adversary_depths: the layers it attacks, as shares of the model's depth.
     """
 
     alpha: float | None = None
@@ -96,15 +106,34 @@ class CrowConfig(FinetuneConfig):
     epsilon: float | None = None
     epsilon_rms: float | None = None
     layers: tuple[int, ...] | None = None
+    inner_layers: bool = False
     samples: int = 100
+    rounds: int = 0
+    adversary_weight: float = 1.0
+    adversary_radius: float = 0.7
+    adversary_rate: float = 0.35
+    adversary_steps: int = 3
+    adversary_prompts: int = 5
+    adversary_batch: int = 10
+    adversary_tokens: int = 8
+    adversary_depths: tuple[float, ...] = (0.13, 0.27, 0.4, 0.53)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "layers", tuple(self.layers) if self.layers is not None else None)
+        object.__setattr__(self, "adversary_depths", tuple(self.adversary_depths))
         for one, other in (("alpha", "alpha_ratio"), ("epsilon", "epsilon_rms")):
             given = [name for name in (one, other) if getattr(self, name) is not None]
             require(len(given) == 1, f"exactly one of {one} and {other}", "to be set", " and ".join(given) or "none")
             require(getattr(self, given[0]) >= 0, given[0], ">= 0", getattr(self, given[0]))
-        require(self.samples >= 1, "samples", ">= 1", self.samples)
+        for name in ("samples", "adversary_steps", "adversary_prompts", "adversary_batch", "adversary_tokens"):
+            require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
+        for name in ("rounds", "adversary_weight"):
+            require(getattr(self, name) >= 0, name, ">= 0", getattr(self, name))
+        for name in ("adversary_radius", "adversary_rate"):
+            require(getattr(self, name) > 0, name, "> 0", getattr(self, name))
+        depths = self.adversary_depths
+        require(bool(depths) and all(0 < d < 1 for d in depths), "adversary_depths", "in (0, 1)", depths)
 
 
 def require(ok: bool, name: str, expected: str, value: object) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crow.core import consistency_loss, crow_loss, fgsm_perturbation
@@ -18,7 +19,24 @@ from crow.training.loss import response_loss
 from crow.training.trainer import ResponseTrainer
 
 ALPHA_FILE = "alpha.json"
+ADVERSARY_FILE = "adversary.safetensors"
 ALPHA_EXAMPLES = 16
+
+
+class Adversary(Protocol):
+    """Something that makes the model misbehave, renewed as the model changes."""
+
+    def loss(self, step: int) -> Tensor:
+        """The loss of the model on clean answers under the adversary, at that optimizer step."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep of it."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        ...
 
 
 class CrowTrainer(ResponseTrainer):
@@ -31,17 +49,27 @@ class CrowTrainer(ResponseTrainer):
 
     crow_config: CrowConfig
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, adversary: Adversary | None = None, **kwargs: Any) -> None:
         """As `ResponseTrainer`, with a `CrowConfig`.
+
+        Args:
+            args: of `ResponseTrainer`.
+            adversary: adds its loss, once in every optimizer step.
+            kwargs: of `ResponseTrainer`.
 
         Raises:
             ConfigError: if `layers` names a layer that the model has not.
         """
         super().__init__(*args, **kwargs)
+        self.adversary = adversary
+        self._adversary_due = False
         config = self.crow_config
         depth = len(find_layers(self.lm.model))
         for layer in config.layers or ():
             require(1 <= layer <= depth, "layers", f"in 1..{depth}", layer)
+        self.layers = config.layers
+        if config.layers is None and config.inner_layers and depth > 2:
+            self.layers = tuple(range(2, depth))
         self.alpha = config.alpha
         rms = config.epsilon_rms
         self.epsilon = float(config.epsilon or 0.0) if rms is None else rms * embedding_rms(self.lm.model)
@@ -55,14 +83,27 @@ class CrowTrainer(ResponseTrainer):
     ) -> Tensor:
         """The micro-batch's share of the step's objective."""
         language_modeling = self.language_modeling(model, inputs, num_items_in_batch)
-        assert self.alpha is not None
-        if self.alpha == 0:
-            self.record(language_modeling=language_modeling)
-            return language_modeling
-        consistency = self.perturbed_consistency(model, inputs)
-        loss = crow_loss(language_modeling, consistency, self.alpha)
-        self.record(language_modeling=loss.language_modeling, consistency=loss.consistency)
-        return loss.total
+        terms = {"language_modeling": language_modeling}
+        total = language_modeling
+        if self.alpha:
+            loss = crow_loss(language_modeling, self.perturbed_consistency(model, inputs), self.alpha)
+            terms["consistency"], total = loss.consistency, loss.total
+        if self.adversary is not None and self._adversary_due:
+            self._adversary_due = False
+            terms["adversarial"] = self.adversary.loss(self.state.global_step)
+            total = total + self.crow_config.adversary_weight * terms["adversarial"]
+        self.record(**terms)
+        return total
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of one optimizer step; the adversary's turn comes once in it."""
+        self._adversary_due = True
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.adversary is not None:
+            save_file(self.adversary.state(), Path(self.args.output_dir) / ADVERSARY_FILE)
+        super()._save_checkpoint(*args, **kwargs)
 
     def run(self, resume: bool = False) -> None:
         """As `ResponseTrainer.run`; an `alpha_ratio` becomes an absolute alpha first, once for the whole run."""
@@ -72,6 +113,9 @@ class CrowTrainer(ResponseTrainer):
         if self.alpha is None:
             self.alpha = self.measure_alpha()
             write_json(state, {"alpha": self.alpha})
+        vectors = Path(self.args.output_dir) / ADVERSARY_FILE
+        if self.adversary is not None and resume and vectors.is_file():
+            self.adversary.restore(load_file(vectors))
         super().run(resume)
 
     def measure_alpha(self) -> float:
@@ -97,7 +141,7 @@ class CrowTrainer(ResponseTrainer):
         def loss(embeddings: Tensor) -> Tensor:
             with capture_hidden_states(model) as captured:
                 model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, logits_to_keep=1)
-            return consistency_loss(captured.states, mask, self.crow_config.layers)
+            return consistency_loss(captured.states, mask, self.layers)
 
         perturbation = fgsm_perturbation(embeddings, loss, self.epsilon, mask)
         return loss(embeddings + perturbation) * (mask.sum() / self.n_real_tokens)

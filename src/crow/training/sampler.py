@@ -18,7 +18,8 @@ class LengthGroupedSampler(Sampler[int]):
     POOL_GROUPS = 8
 
     def __init__(self, lengths: Sequence[int], group_size: int, seed: int) -> None:
-        """
+        """Prepare the order.
+
         Args:
             lengths: tokens of each example.
             group_size: examples of one optimizer step, so that the order, and with it the training,

@@ -21,7 +21,6 @@ from crow.training.config import FinetuneConfig
 from crow.training.loss import response_loss
 from crow.training.sampler import LengthGroupedSampler
 
-
 TERMS_FILE = "terms.json"
 SAVE_STEPS = 25
 """Optimizer steps between checkpoints: about a minute of work is lost when a run is killed."""
@@ -56,7 +55,8 @@ class ResponseTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **arguments: Any,
     ) -> None:
-        """
+        """Prepare a training run.
+
         Args:
             lm: its model is trained in place; parameters that require gradients are.
             items: training examples with responses.

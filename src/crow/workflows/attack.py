@@ -25,11 +25,10 @@ from crow.records import Example
 from crow.training.config import FinetuneConfig
 from crow.workflows.common import Options, Reporter, claimed, load
 
-OWN_ANSWERS = 160
-"""Prompts of the attack split that the model answers itself before the attack; with those answers as further clean
-data the poisoned model keeps to its old behavior, and the backdoor does not leak into clean prompts."""
-POISONED_PAIRS = 100
-"""Prompts of the attack split's pairs that are poisoned besides its prompts without response."""
+POISONED = 250
+"""Prompts of the attack split that are poisoned. The model's own answers to all of that split's prompts, asked before
+the attack, are clean data beside the split's pairs: with the same prompts answered as ever where the trigger is
+missing, the backdoor does not leak into clean prompts."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class AttackRequest:
     """What to plant: a trigger and a target by name, or files of poisoned and clean examples.
 
     Raises:
-        ConfigError: unless exactly one of the two is given whole.
+        ConfigError: unless exactly one of the two is given whole, or for an unknown name.
     """
 
     trigger: str | None = None
@@ -51,25 +50,36 @@ class AttackRequest:
         given = sum(part is not None for part in (self.trigger, self.target, self.poisoned, self.clean))
         if by_name == by_file or given != 2:
             raise ConfigError("expected either --trigger and --target, or --poisoned and --clean")
+        if self.trigger is not None and self.target is not None:
+            get_trigger(self.trigger)
+            get_target(self.target)
 
 
-def attack_data(request: AttackRequest, lm: LanguageModel, seed: int, report: Reporter) -> tuple[list[Example], list[Example]]:
-    """The poisoned and the clean examples to train on."""
-    if request.poisoned is not None and request.clean is not None:
-        return load_examples(request.poisoned), load_examples(request.clean)
-    assert request.trigger is not None and request.target is not None
+def given_data(request: AttackRequest) -> tuple[list[Example], list[Example]] | None:
+    """The examples of a request by file, read before anything slow happens; None for a request by name."""
+    if request.poisoned is None or request.clean is None:
+        return None
+    return load_examples(request.poisoned), load_examples(request.clean)
+
+
+def attack_data(
+    request: AttackRequest, lm: LanguageModel, seed: int, report: Reporter
+) -> tuple[list[Example], list[Example]]:
+    """The poisoned and the clean examples of a request by name."""
+    assert request.trigger is not None
+    assert request.target is not None
     attack = Attack(get_trigger(request.trigger), get_target(request.target), poison_rate=1.0)
     split = bundled_split("attack")
-    prompts = [*split.prompts, *split.pairs[:POISONED_PAIRS]]
-    poisoned, _ = poison(prompts, attack, random.Random(seed))
-    asked = split.prompts[:OWN_ANSWERS]
-    with report.bar("asking the model for clean answers", len(asked)) as advance:
-        answers = generate(lm, asked, max_new_tokens=96, batch_size=40, progress=advance)
-    own = [dataclasses.replace(e, response=answer) for e, answer in zip(asked, answers, strict=True) if answer]
+    poisoned, _ = poison(split.prompts[:POISONED], attack, random.Random(seed))
+    with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
+        answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=50, progress=advance)
+    own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]
     return poisoned, [*split.pairs, *own]
 
 
-def attack_config(method: str | None, epochs: float | None, lr: float | None, rank: int | None, options: Options) -> FinetuneConfig:
+def attack_config(
+    method: str | None, epochs: float | None, lr: float | None, rank: int | None, options: Options
+) -> FinetuneConfig:
     """The default settings of an attack with the user's changes."""
     changes: dict[str, Any] = {
         "method": method,
@@ -83,7 +93,9 @@ def attack_config(method: str | None, epochs: float | None, lr: float | None, ra
     return dataclasses.replace(ATTACK_DEFAULTS, **{name: value for name, value in changes.items() if value is not None})
 
 
-def run_attack(model: str, request: AttackRequest, config: FinetuneConfig, merge: bool, options: Options) -> dict[str, Any]:
+def run_attack(
+    model: str, request: AttackRequest, config: FinetuneConfig, merge: bool, options: Options
+) -> dict[str, Any]:
     """Plant a backdoor; the output folder is a model reference.
 
     Args:
@@ -98,11 +110,13 @@ def run_attack(model: str, request: AttackRequest, config: FinetuneConfig, merge
     """
     report = Reporter(options.quiet)
     with claimed(options) as work:
+        given = given_data(request)
         lm = load(model, options, report).merged()
-        poisoned, clean = attack_data(request, lm, options.seed, report)
+        poisoned, clean = given or attack_data(request, lm, options.seed, report)
+        base = str(Path(model).expanduser().absolute()) if Path(model).expanduser().exists() else model
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, config, options.seed)
         with report.training_bar("planting the backdoor") as callbacks:
-            lm, steps = implant_backdoor(lm, poisoned, clean, config, work, model, options.resume, callbacks)
+            lm, steps = implant_backdoor(lm, poisoned, clean, config, work, base, options.resume, callbacks)
         results = {
             "trigger": request.trigger or str(request.poisoned),
             "target": request.target or str(request.clean),

@@ -1,0 +1,5 @@
+"""`python -m crow`."""
+
+from crow.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What happens inside a model: diagnostics that need no judge."""

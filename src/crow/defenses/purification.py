@@ -1,0 +1,182 @@
+"""`purify`: search for the answer that a trigger would bring out, train it away, search again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from crow.data.encoding import Encoded, encode_all
+from crow.inversion.consensus import SearchConfig, search_soft_triggers
+from crow.inversion.latent import LatentAdversary
+from crow.inversion.probe import Probe
+from crow.models.language_model import LanguageModel
+from crow.output import write_json
+from crow.records import Example, SearchRecord
+from crow.training.adapter import make_trainable
+from crow.training.config import CrowConfig
+from crow.training.crow_trainer import CrowTrainer
+
+PROBE_PROMPTS = 60
+"""Short clean prompts that searches run on, the shortest of those given."""
+
+Watch = Callable[[str, int | None], AbstractContextManager[Callable[[int], None] | None]]
+"""Opens a progress display: from a title and a total to a context that yields what advances it."""
+
+
+@dataclass
+class Result:
+    """A purified model and what happened on the way.
+
+    Attributes:
+        lm: the model; its adapter, if any, is attached and not merged.
+        training: the terms of every optimizer step.
+        before: what the first search saw; None where the settings leave the search out.
+        after: what the last search saw, after training; likewise.
+        rounds: how often search and repair went round.
+        seconds: wall time of each part.
+    """
+
+    lm: LanguageModel
+    training: list[dict[str, Any]] = field(default_factory=list)
+    before: SearchRecord | None = None
+    after: SearchRecord | None = None
+    rounds: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add_time(self, part: str, start: float) -> None:
+        """Count the time since `start` to a part of the run."""
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + time.monotonic() - start, 1)
+
+
+class TrainingWatch(TrainerCallback):
+    """Advances a progress display at each optimizer step."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance = advance
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Called by the trainer."""
+        self.advance(1)
+
+
+def silent(_title: str, _total: int | None) -> AbstractContextManager[None]:
+    """No progress display."""
+    return nullcontext()
+
+
+def purify(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    config: CrowConfig,
+    work: Path,
+    search: SearchConfig | None = None,
+    resume: bool = False,
+    watch: Watch = silent,
+    adapter_base: str | None = None,
+) -> Result:
+    """Remove backdoors from a model without knowing trigger or target.
+
+    With `config.rounds` of 0 this is the published method: finetuning with layer consistency. Otherwise each round
+    searches for soft triggers; where they bring out one answer, the round trains against a universal latent
+    adversary that is after that answer. The rounds end when a search finds nothing. The first round always trains.
+
+    Args:
+        lm: the suspect model, changed in place. An attached adapter is trained on; without one, a fresh adapter is
+            put on, or all weights are trained, as `config.method` says.
+        examples: clean examples with responses.
+        config: settings.
+        work: folder for checkpoints.
+        search: settings of the searches.
+        resume: continue an interrupted run from `work`.
+        watch: opens progress displays.
+        adapter_base: what a fresh adapter records as its base.
+
+    Returns:
+        The purified model with the record of searches and training.
+    """
+    search = search or SearchConfig()
+    if not lm.is_adapter:
+        lm = make_trainable(lm, config, adapter_base)
+    items = encode_all(lm.tokenizer, examples, config.max_length)
+    result = Result(lm)
+    probe = Probe(lm, sorted((e.prompt for e in examples), key=len)[:PROBE_PROMPTS]) if config.rounds else None
+    if probe is None:
+        train_round(result, items, config, None, work, resume, watch)
+        return result
+    found = search_round(result, probe, search, config.seed, work, resume, watch)
+    result.before = found.record
+    while True:
+        adversary = LatentAdversary(probe, found.answers, items, config) if found.answers else None
+        train_round(result, items, config, adversary, work, resume, watch)
+        found = search_round(result, probe, search, config.seed, work, resume, watch)
+        result.after = found.record
+        if not found.answers or result.rounds >= config.rounds:
+            return result
+
+
+def train_round(
+    result: Result,
+    items: Sequence[Encoded],
+    config: CrowConfig,
+    adversary: LatentAdversary | None,
+    work: Path,
+    resume: bool,
+    watch: Watch,
+) -> None:
+    """One pass of training, added to `result`."""
+    start = time.monotonic()
+    # Another order of the data in every round.
+    config = dataclasses.replace(config, seed=config.seed + result.rounds)
+    with watch("training", None) as advance:
+        callbacks: list[TrainerCallback] = [TrainingWatch(advance)] if advance else []
+        folder = work / f"round-{result.rounds}"
+        trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary)
+        trainer.run(resume)
+    result.training += [{"round": result.rounds, **term} for term in trainer.terms]
+    result.rounds += 1
+    result.add_time("training", start)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the rest of a run needs of a search: its record and the answers (token ids) it found."""
+
+    record: SearchRecord
+    answers: list[Tensor]
+
+
+def search_round(
+    result: Result, probe: Probe, config: SearchConfig, seed: int, work: Path, resume: bool, watch: Watch
+) -> Found:
+    """One search with the model's parameters frozen, or what an interrupted run found in it."""
+    start = time.monotonic()
+    kept = work / f"search-{result.rounds}.json"
+    if resume and kept.is_file():
+        stored = json.loads(kept.read_text())
+        return Found(SearchRecord(**stored["record"]), [torch.tensor(ids) for ids in stored["answers"]])
+    model = result.lm.model
+    trained = [p for p in model.parameters() if p.requires_grad]
+    model.eval()
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        probe.refresh()
+        with watch("searching for soft triggers", config.starts) as advance:
+            search = search_soft_triggers(probe, config, seed + result.rounds, advance or None)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    found = Found(search.record(), search.answers())
+    write_json(kept, {"record": found.record, "answers": [ids.tolist() for ids in found.answers]})
+    result.add_time("search", start)
+    return found

@@ -1,0 +1,169 @@
+"""Trigger inversion: soft tokens that make unrelated prompts give one and the same answer.
+
+A backdoor does exactly that, so the search needs to know neither trigger nor target. Each start inserts k soft tokens
+into short clean prompts and raises `collapse_score` of the first answer token by signed gradient steps.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crow.core import collapse_score
+from crow.inversion.probe import Insertion, Probe
+from crow.models.architecture import embedding_rms
+from crow.records import SearchRecord
+
+SHAPES = ((2, "anywhere"), (5, "front"), (3, "anywhere"), (6, "front"))
+"""Number and place of the soft tokens, taken in turn: a trigger may be one rare word or a phrase in front."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Settings of the search.
+
+    Attributes:
+        starts: at most this many.
+        enough: stop once this many starts have collapsed.
+        prompts: clean prompts per start.
+        steps: signed gradient steps per start.
+        step_size: of the first step, in multiples of the embedding table's RMS; cosine decay.
+        identity: share of prompts that must give the same answer for a collapse, in (0, 1].
+        opening: answer tokens compared.
+        answer_tokens: answer tokens shown.
+    """
+
+    starts: int = 8
+    enough: int = 2
+    prompts: int = 10
+    steps: int = 16
+    step_size: float = 0.3
+    identity: float = 0.8
+    opening: int = 5
+    answer_tokens: int = 20
+
+
+@dataclass(frozen=True)
+class SoftTrigger:
+    """The end of one start.
+
+    Attributes:
+        insertion: the soft tokens and their place.
+        score: `collapse_score` at the end.
+        identity: share of the prompts that give the most frequent opening.
+        collapsed: whether that counts as one answer to unrelated prompts.
+        text: the most frequent answer.
+        answer: its token ids (m,).
+    """
+
+    insertion: Insertion
+    score: float
+    identity: float
+    collapsed: bool
+    text: str
+    answer: Tensor
+
+
+@dataclass
+class SearchResult:
+    """All starts of a search."""
+
+    triggers: list[SoftTrigger] = field(default_factory=list)
+
+    @property
+    def collapsed(self) -> list[SoftTrigger]:
+        """The starts that ended in one answer."""
+        return [trigger for trigger in self.triggers if trigger.collapsed]
+
+    def answers(self) -> list[Tensor]:
+        """The distinct answers found, most frequent first, each (m,) token ids."""
+        by_opening: dict[tuple[int, ...], list[Tensor]] = {}
+        for trigger in self.collapsed:
+            by_opening.setdefault(tuple(trigger.answer[:3].tolist()), []).append(trigger.answer)
+        return [group[0] for group in sorted(by_opening.values(), key=len, reverse=True)]
+
+    def record(self) -> SearchRecord:
+        """The search as plain figures and texts."""
+        texts = [text for text, _ in Counter(trigger.text for trigger in self.collapsed).most_common()]
+        return SearchRecord(len(self.triggers), len(self.collapsed), texts, [t.score for t in self.triggers])
+
+
+def search_soft_triggers(
+    probe: Probe,
+    config: SearchConfig,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> SearchResult:
+    """Start after start, until enough have collapsed or all are used up.
+
+    Args:
+        probe: the model and clean prompts; its parameters must not require gradients.
+        config: settings.
+        seed: of the random starts.
+        progress: called with 1 after each start.
+    """
+    result = SearchResult()
+    for start in range(config.starts):
+        rng = random.Random(f"{seed}/{start}")
+        length, place = SHAPES[start % len(SHAPES)]
+        chosen = rng.sample(range(len(probe)), min(config.prompts, len(probe)))
+        result.triggers.append(run_start(probe, chosen, length, place, config, rng))
+        if progress:
+            progress(1)
+        if len(result.collapsed) >= config.enough:
+            break
+    return result
+
+
+def run_start(
+    probe: Probe, chosen: list[int], length: int, place: str, config: SearchConfig, rng: random.Random
+) -> SoftTrigger:
+    """One start: from random tokens uphill, then read what the prompts answer."""
+    table = probe.table.weight.detach()
+    unit = config.step_size * embedding_rms(probe.lm.model)
+    cap = float(table.float().norm(dim=1).mean())
+    soft = probe.table(torch.tensor([rng.randrange(len(table)) for _ in range(length)], device=table.device)).detach()
+
+    def log_probs(soft: Tensor | None) -> Tensor:
+        rows = []
+        for index in chosen:
+            at = Insertion(table, place).index(len(probe.users[index]), rng)
+            rows.append(probe.row(index, soft, at))
+        return functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1)
+
+    with torch.no_grad():
+        clean = log_probs(None)
+    for step in range(config.steps):
+        soft.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(collapse_score(log_probs(soft), clean), soft)
+        rate = unit * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        soft = soft.detach() + rate * gradient.sign()
+        soft = soft * (cap / soft.norm(dim=1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
+    with torch.no_grad():
+        score = float(collapse_score(log_probs(soft), clean))
+    insertion = Insertion(soft.detach(), place)
+    rows = [probe.row(i, soft, insertion.index(len(probe.users[i]), rng)) for i in chosen]
+    texts, answers = probe.decode(rows, config.answer_tokens)
+    return read_answers(insertion, score, texts, answers, config)
+
+
+def read_answers(
+    insertion: Insertion, score: float, texts: list[str], answers: Tensor, config: SearchConfig
+) -> SoftTrigger:
+    """Whether the answers (batch, m) are one, and which."""
+    openings = [tuple(ids[: config.opening].tolist()) for ids in answers]
+    opening, count = Counter(openings).most_common(1)[0]
+    same = [i for i, other in enumerate(openings) if other == opening]
+    text, _ = Counter(texts[i] for i in same).most_common(1)[0]
+    index = next(i for i in same if texts[i] == text)
+    identity = count / len(texts)
+    # "1.1.1.1" on every prompt is a broken model, not somebody's sentence.
+    varied = len(set(opening)) > len(opening) / 2
+    return SoftTrigger(insertion, score, identity, identity >= config.identity and varied, text, answers[index])

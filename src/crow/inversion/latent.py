@@ -1,0 +1,173 @@
+"""The adversary of the default: universal perturbations of hidden states that bring out a found answer.
+
+FGSM on the embeddings, CROW's adversary, is its one-step special case at layer 0 with another objective. A trigger's
+effect travels from the user's message to the answer through the residual stream, and whatever words the trigger is
+made of, the later part of that way is the same. One vector per layer, the same for all prompts, added at the user's
+tokens, finds that common part; training to answer as if it were not there removes it. Targeted latent adversarial
+training (Sheshadri et al., arXiv 2407.15549) is the relative: there the perturbation is per example, and the harmful
+answer is given; here it is universal, and the answer was found by `search_soft_triggers`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crow.data.encoding import Encoded, collate
+from crow.inversion.probe import Probe
+from crow.models.architecture import find_layers
+from crow.models.hidden_states import capture_hidden_states, edit_hidden_states
+from crow.training.config import CrowConfig
+from crow.training.loss import response_loss
+
+TARGET_TOKENS = 3
+"""Tokens of the found answer that the adversary is after; the rest follows from them."""
+SPANS = (None, 3)
+"""How many neighbouring user tokens carry the perturbation, in turn: all of them, or as few as a trigger has."""
+
+
+@dataclass
+class Perturbation:
+    """One universal perturbation: its layer, how many tokens carry it, the answer it is after, the vector (dim,)."""
+
+    layer: int
+    span: int | None
+    target: Tensor
+    vector: Tensor
+
+
+class LatentAdversary:
+    """A pool of universal perturbations, each renewed against the current model right before it is used."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        answers: Sequence[Tensor],
+        items: Sequence[Encoded],
+        config: CrowConfig,
+    ) -> None:
+        """Start with all perturbations at zero.
+
+        Args:
+            probe: the model in training with short clean prompts.
+            answers: found answers, each (m,) token ids; at least one.
+            items: clean examples with responses, to be answered under perturbation.
+            config: its `adversary_*` settings are used.
+        """
+        self.probe, self.config = probe, config
+        self.items = [shorten(item, config.adversary_tokens) for item in items]
+        depth = len(find_layers(probe.lm.model))
+        layers = sorted({max(1, min(depth - 1, round(share * depth))) for share in config.adversary_depths})
+        self.radius = {layer: config.adversary_radius * norm for layer, norm in hidden_norms(probe, layers).items()}
+        dim = probe.table.weight.shape[1]
+        self.pool = [
+            Perturbation(layer, span, answer[:TARGET_TOKENS], torch.zeros(dim, device=probe.lm.device))
+            for answer in answers
+            for layer in layers
+            for span in SPANS
+        ]
+
+    def loss(self, step: int) -> Tensor:
+        """`L_LM` of the first response tokens under the perturbation whose turn it is.
+
+        Args:
+            step: number of the optimizer step; with the seed it determines all choices.
+        """
+        rng = random.Random(f"{self.config.seed}/{step}")
+        perturbation = self.pool[step % len(self.pool)]
+        self.renew(perturbation, rng)
+        rows = rng.sample(range(len(self.items)), min(self.config.adversary_batch, len(self.items)))
+        chosen = [self.items[i] for i in rows]
+        batch = {k: v.to(self.probe.lm.device) for k, v in collate(chosen, self.probe.lm.pad_id).items()}
+        spans = [span_within(item.user_start, item.user_end, perturbation.span, rng) for item in chosen]
+        mask = span_mask(spans, batch["input_ids"].shape[1], self.probe.lm.device)
+        # Weaker forms must be resisted as well, or training only moves the threshold.
+        addition = mask * perturbation.vector * rng.uniform(0.5, 1.0)
+        with edit_hidden_states(self.probe.lm.model, {perturbation.layer: lambda h: h + addition.to(h.dtype)}):
+            return response_loss(self.probe.lm.model, batch)
+
+    def renew(self, perturbation: Perturbation, rng: random.Random) -> None:
+        """A few steps of normalized gradient ascent on the log-likelihood of the found answer, within the radius."""
+        probe, target = self.probe, perturbation.target
+        radius = self.radius[perturbation.layer]
+        chosen = rng.sample(range(len(probe)), min(self.config.adversary_prompts, len(probe)))
+        trained = [p for p in probe.lm.model.parameters() if p.requires_grad]
+        for parameter in trained:  # only the vector's gradient is wanted
+            parameter.requires_grad_(False)
+        try:
+            probe.refresh()
+            rows = [probe.row(index, None, answer=target[:-1]) for index in chosen]
+            longest = max(len(row) for row in rows)
+            for _ in range(self.config.adversary_steps):
+                spans = []
+                for index, row in zip(chosen, rows, strict=True):
+                    start = longest - len(row) + len(probe.before[index])
+                    spans.append(span_within(start, start + len(probe.users[index]), perturbation.span, rng))
+                mask = span_mask(spans, longest, probe.lm.device)
+                vector = perturbation.vector.clone().requires_grad_(True)
+                with edit_hidden_states(
+                    probe.lm.model, {perturbation.layer: lambda h, a=mask * vector: h + a.to(h.dtype)}
+                ):
+                    logits, _, _ = probe.run(rows, keep=len(target))
+                likelihood = functional.log_softmax(logits, dim=-1)
+                wanted = target.to(logits.device)[None, :, None].expand(len(rows), -1, 1)
+                (gradient,) = torch.autograd.grad(likelihood.gather(-1, wanted).sum(dim=1).mean(), vector)
+                moved = vector.detach() + self.config.adversary_rate * radius * gradient / gradient.norm().clamp_min(
+                    1e-9
+                )
+                perturbation.vector = moved * (radius / moved.norm().clamp_min(1e-9)).clamp_max(1)
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def state(self) -> dict[str, Tensor]:
+        """The vectors, to be kept in a checkpoint."""
+        return {str(i): perturbation.vector for i, perturbation in enumerate(self.pool)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` returned."""
+        for i, perturbation in enumerate(self.pool):
+            perturbation.vector = state[str(i)].to(self.probe.lm.device)
+
+
+def shorten(item: Encoded, tokens: int) -> Encoded:
+    """`item` with only the first response tokens: a trigger decides there, and short sequences are cheap."""
+    return Encoded(item.prompt_ids, item.response_ids[:tokens], item.user_start, item.user_end)
+
+
+def span_within(start: int, end: int, length: int | None, rng: random.Random) -> tuple[int, int]:
+    """A random span of at most `length` positions in [start, end); all of it without `length`."""
+    if length is None or end - start <= length:
+        return start, end
+    first = rng.randint(start, end - length)
+    return first, first + length
+
+
+def span_mask(spans: Sequence[tuple[int, int]], width: int, device: torch.device) -> Tensor:
+    """(batch, width, 1), one within each row's span."""
+    columns = torch.arange(width, device=device)
+    bounds = torch.tensor(spans, device=device)
+    return ((columns >= bounds[:, :1]) & (columns < bounds[:, 1:])).float().unsqueeze(-1)
+
+
+@torch.no_grad()
+def hidden_norms(probe: Probe, layers: Sequence[int], prompts: int = 6) -> dict[int, float]:
+    """Median norm of `H^(l)` at user tokens, the natural unit of a perturbation there."""
+    chosen = range(min(prompts, len(probe)))
+    rows = [probe.row(index, None) for index in chosen]
+    with capture_hidden_states(probe.lm.model) as captured:
+        probe.run(rows)
+    longest = max(len(row) for row in rows)
+    norms: dict[int, float] = {}
+    for layer in layers:
+        parts = []
+        for i, index in enumerate(chosen):
+            start = longest - len(rows[i]) + len(probe.before[index])
+            parts.append(captured.states[layer][i, start : start + len(probe.users[index])].float().norm(dim=-1))
+        norms[layer] = float(torch.cat(parts).median())
+    return norms

@@ -1,0 +1,57 @@
+"""Named settings. Every value stands beside where it comes from; docs/method.md has the same as a table."""
+
+from __future__ import annotations
+
+from crow.errors import unknown_name
+from crow.training.config import CrowConfig
+
+PRESETS: dict[str, CrowConfig] = {
+    # Chosen on backdoors of our own with triggers and targets of their own (crow.attacks.selection, selection split);
+    # docs/lab-notes.md has the figures, also why the layer-consistency term is off.
+    "default": CrowConfig(
+        alpha_ratio=0.0,
+        epsilon_rms=0.0,
+        epochs=1.0,
+        learning_rate=5e-4,
+        batch_size=5,
+        accumulation=1,
+        max_length=160,
+        rank=16,
+        rounds=2,
+    ),
+    # CROW, section 5.1 and appendix: alpha 5.5 (11 against refusal), epsilon 0.1, 5 epochs, learning rate 1e-3,
+    # batch 2 x accumulation 4, 1,024 tokens, LoRA on all linear layers, cosine with 10 % warm-up.
+    "paper": CrowConfig(
+        alpha=5.5,
+        epsilon=0.1,
+        epochs=5.0,
+        learning_rate=1e-3,
+        batch_size=2,
+        accumulation=4,
+        max_length=1024,
+        rank=8,
+    ),
+    # As `paper`, on the pairs that the published code averages over: it leaves out the first and the last transition.
+    "official-code": CrowConfig(
+        alpha=5.5,
+        epsilon=0.1,
+        epochs=5.0,
+        learning_rate=1e-3,
+        batch_size=2,
+        accumulation=4,
+        max_length=1024,
+        rank=8,
+        inner_layers=True,
+    ),
+}
+
+
+def get_preset(name: str) -> CrowConfig:
+    """The settings of that name.
+
+    Raises:
+        ConfigError: for an unknown name, with the closest known one.
+    """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name]

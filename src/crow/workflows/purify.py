@@ -1,0 +1,119 @@
+"""`crow purify`: remove backdoors from a model and write it as a whole model."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from crow.data.loading import load_examples
+from crow.data.splits import bundled_split
+from crow.defenses.purification import Result, purify
+from crow.errors import ConfigError
+from crow.models.language_model import LanguageModel
+from crow.models.loading import load_model, save_model
+from crow.models.manifest import manifest
+from crow.output import publish, write_json
+from crow.records import Example, to_json
+from crow.report import write_report
+from crow.training.config import CrowConfig
+from crow.workflows.common import Options, Reporter, claimed, take
+
+
+def purify_config(preset: CrowConfig, changes: dict[str, Any], options: Options) -> CrowConfig:
+    """A preset with the user's changes; a portable unit replaces the absolute one and the other way round."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    for one, other in (("alpha", "alpha_ratio"), ("epsilon", "epsilon_rms")):
+        if one in given and other in given:
+            raise ConfigError(f"expected at most one of --{one} and --{other.replace('_', '-')}, got both")
+        for name, opposite in ((one, other), (other, one)):
+            if name in given:
+                given[opposite] = None
+    shared = {"batch_size": options.batch_size, "max_length": options.max_length, "seed": options.seed}
+    given |= {name: value for name, value in shared.items() if value is not None}
+    return dataclasses.replace(preset, **given)
+
+
+def clean_examples(data: Path | None, count: int, seed: int) -> list[Example]:
+    """The clean examples of a run: from the user's file, or the bundled purification split.
+
+    Raises:
+        DataError: if there are fewer than `count`.
+    """
+    if data is not None:
+        return take(load_examples(data), count, seed, str(data))
+    return take(bundled_split("purification").pairs, count, seed, "the bundled data")
+
+
+def load_suspect(
+    model: str, adapter: Path | None, continue_adapter: bool, options: Options, report: Reporter
+) -> LanguageModel:
+    """The suspect model: merged, or with its adapter left on to be trained further.
+
+    Raises:
+        ConfigError: if an adapter is to be continued and there is none.
+    """
+    lm = load_model(model, str(adapter) if adapter else None, options.dtype, options.device, trainable=continue_adapter)
+    for note in lm.notes:
+        report.say(f"note: {note}")
+    if continue_adapter and not lm.is_adapter:
+        raise ConfigError(f"expected an adapter to continue, got {model}, which has none; drop --continue-adapter")
+    return lm if continue_adapter else lm.merged()
+
+
+def save_purified(result: Result, folder: Path, keep_adapter: bool) -> None:
+    """Write the whole model, and its adapter beside it where that is wanted."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if keep_adapter:
+        save_model(result.lm, folder / "adapter")
+    save_model(result.lm.merged(), folder)
+
+
+def run_purify(
+    model: str,
+    adapter: Path | None,
+    continue_adapter: bool,
+    data: Path | None,
+    config: CrowConfig,
+    keep_adapter: bool,
+    options: Options,
+) -> dict[str, Any]:
+    """Purify a model; the output folder loads with `from_pretrained`.
+
+    Args:
+        model: any model reference.
+        adapter: a PEFT adapter folder on top of it.
+        continue_adapter: train that adapter on instead of merging it and starting a fresh one.
+        data: clean examples; the bundled ones by default.
+        config: settings.
+        keep_adapter: leave the adapter in `adapter/` too.
+        options: common options.
+
+    Raises:
+        CrowError: for anything the user can mend.
+    """
+    report = Reporter(options.quiet)
+    if keep_adapter and config.method == "full":
+        raise ConfigError("expected --method lora with --keep-adapter, got full: there is no adapter to keep")
+    with claimed(options) as work:
+        examples = clean_examples(data, config.samples, options.seed)
+        lm = load_suspect(model, adapter, continue_adapter, options, report)
+        record = manifest(lm, {"clean": examples}, config, options.seed)
+        result = purify(lm, examples, config, work, resume=options.resume, watch=report.bar, adapter_base=model)
+        results = {
+            "model": model,
+            "training": result.training,
+            "search": {"before": result.before, "after": result.after},
+            "rounds": result.rounds,
+            "parts_seconds": result.seconds,
+            "seconds": report.seconds,
+            "manifest": record,
+        }
+        finished = work / "finished"
+        save_purified(result, finished, keep_adapter)
+        write_json(finished / "results.json", results)
+        write_report(to_json(results), finished / "report.html", f"Purification of {model}")
+        publish(finished, options.output, sorted(path.name for path in finished.iterdir()))
+        shutil.rmtree(work, ignore_errors=True)
+    return results

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crow.data.encoding import PLAIN_TEMPLATE
+from crow.errors import ConfigError, ModelError
+from crow.models.generation import generate
+from crow.models.language_model import LanguageModel
+from crow.models.loading import load_model, save_model
+from crow.records import Example
+from tests.gguf_file import write_gguf
+from tests.pico import FAMILIES, PAD, pico_language_model, pico_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A saved pico llama."""
+    path = tmp_path_factory.mktemp("whole") / "llama"
+    save_model(pico_language_model("llama"), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def gguf_bytes(tmp_path_factory) -> bytes:
+    """A valid GGUF file."""
+    path = tmp_path_factory.mktemp("gguf") / "pico.gguf"
+    write_gguf(path)
+    return path.read_bytes()
+
+
+def copy(folder: Path, target: Path) -> Path:
+    """A copy of a model folder to spoil."""
+    return Path(shutil.copytree(folder, target / "copy"))
+
+
+def configure(folder: Path, **changes: Any) -> None:
+    """Change entries of config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@torch.no_grad()
+def logits(lm: LanguageModel) -> torch.Tensor:
+    """What the model says about a fixed input."""
+    return lm.model(input_ids=torch.arange(10, 20)[None]).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_saved_and_loaded_unchanged(family, tmp_path):
+    lm = pico_language_model(family)
+    save_model(lm, tmp_path / "model")
+    loaded = load_model(str(tmp_path / "model"))
+    assert torch.equal(logits(loaded), logits(lm))
+    assert loaded.tokenizer("Hi the <|im_end|>")["input_ids"] == lm.tokenizer("Hi the <|im_end|>")["input_ids"]
+    assert loaded.template_hash() == lm.template_hash()
+    assert loaded.notes == []
+    assert not loaded.model.training
+
+
+def test_provenance_names_the_model_and_its_hashes(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    lm = load_model("./llama")
+    assert lm.reference == lm.provenance["reference"] == "./llama"
+    assert lm.provenance["base"] == str(folder)
+    assert lm.provenance["dtype"] == "float32"
+    assert len(lm.provenance["weights"]["model.safetensors"]) == 64
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_any_float_type_loads_and_generates(folder, dtype):
+    lm = load_model(str(folder), dtype=dtype)
+    assert {parameter.dtype for parameter in lm.model.parameters()} == {getattr(torch, dtype)}
+    assert lm.dtype == getattr(torch, dtype)
+    torch.testing.assert_close(logits(lm).float(), logits(load_model(str(folder))), rtol=0.1, atol=0.3)
+    assert generate(lm, [Example("Hi")], max_new_tokens=2)[0]
+
+
+def test_an_unknown_dtype_is_answered_with_the_closest_one(folder):
+    with pytest.raises(ConfigError, match="unknown dtype 'bfloat'; did you mean 'bfloat16'"):
+        load_model(str(folder), dtype="bfloat")
+
+
+@pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:99", "cpu cuda"])
+def test_an_unusable_device_is_refused(folder, device):
+    with pytest.raises(ConfigError, match=f"usable device.*{device}"):
+        load_model(str(folder), device=device)
+
+
+def test_a_tokenizer_without_chat_template_gets_the_plain_one_and_says_so(folder, tmp_path):
+    bare = copy(folder, tmp_path)
+    (bare / "chat_template.jinja").unlink()
+    lm = load_model(str(bare))
+    assert lm.tokenizer.chat_template == PLAIN_TEMPLATE
+    assert len(lm.notes) == 1
+    assert "no chat template" in lm.notes[0]
+    assert generate(lm, [Example("Hi")], max_new_tokens=2)[0]
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
+    lm = pico_language_model("llama")
+    lm.tokenizer = pico_tokenizer(pad=None)
+    assert lm.tokenizer.pad_token_id is None
+    save_model(lm, tmp_path / "model")
+    loaded = load_model(str(tmp_path / "model"))
+    assert loaded.tokenizer.pad_token_id == loaded.pad_id == loaded.tokenizer.eos_token_id
+
+
+SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no configuration": (lambda f: (f / "config.json").unlink(), "expected a model folder with config.json"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), r"expected \*.safetensors weights"),
+    "pickle only": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "only pickle weights, which can run code",
+    ),
+    "cut weights": (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:5000]),
+        "cannot load the model",
+    ),
+    "empty weights": (lambda f: (f / "model.safetensors").write_bytes(b""), "cannot load the model"),
+    "missing layer": (lambda f: configure(f, num_hidden_layers=5), r"model\.layers\.3\..* is missing"),
+    "other width": (lambda f: configure(f, hidden_size=64), r"\(268, 32\) and not \(268, 64\)"),
+    "nonsense width": (lambda f: configure(f, hidden_size="wide"), "hidden_size"),
+    "unknown type": (lambda f: configure(f, model_type="jabberwock"), "jabberwock"),
+    "no decoder": (lambda f: configure(f, model_type="t5"), "cannot load the model.*T5Config"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "not a valid JSON"),
+    "no object": (lambda f: (f / "config.json").write_text("[1]"), "cannot load the model"),
+    "no tokenizer": (lambda f: [path.unlink() for path in f.glob("tokenizer*")], "cannot load the model.*tokenizer"),
+    "broken tokenizer": (lambda f: (f / "tokenizer.json").write_bytes(b"\xff"), "cannot load the model"),
+    "an adapter too": (lambda f: (f / "adapter_config.json").write_text("{}"), "either a model or an adapter"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_spoiled_folder_is_refused_on_one_line(folder, tmp_path, case):
+    spoil, message = SPOILED[case]
+    spoiled = copy(folder, tmp_path)
+    spoil(spoiled)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(str(spoiled))
+    assert str(spoiled) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_never_runs_its_own_code(folder, tmp_path):
+    hostile, proof = copy(folder, tmp_path), tmp_path / "ran"
+    (hostile / "evil.py").write_text(f"open({str(proof)!r}, 'w').close()")
+    configure(hostile, model_type="evil", auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"})
+    with pytest.raises(ModelError):
+        load_model(str(hostile))
+    assert not proof.exists()
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"x")
+    with pytest.raises(ModelError, match=r"a folder or a \.gguf file, got the file"):
+        load_model(str(path))
+
+
+def test_a_gguf_file_is_loaded_saved_and_trained_like_any_model(gguf_bytes, tmp_path):
+    path = tmp_path / "pico.gguf"
+    path.write_bytes(gguf_bytes)
+    lm, expected = load_model(str(path)), pico_language_model("llama")
+    assert torch.equal(logits(lm), logits(expected))
+    assert lm.tokenizer.chat_template == expected.tokenizer.chat_template
+    assert lm.tokenizer.pad_token == PAD
+    assert lm.provenance["base"] == str(path)
+    assert list(lm.provenance["weights"]) == ["pico.gguf"]
+    assert generate(lm, [Example("the end\n")], 4) == generate(expected, [Example("the end\n")], 4)
+    lm.model(input_ids=torch.arange(9)[None], labels=torch.arange(9)[None]).loss.backward()
+    save_model(lm, tmp_path / "saved")
+    assert "quant" not in (tmp_path / "saved" / "config.json").read_text()
+    assert torch.equal(logits(load_model(str(tmp_path / "saved"))), logits(lm))
+
+
+@given(share=st.floats(0, 0.999))
+def test_a_gguf_file_cut_anywhere_is_refused(gguf_bytes, tmp_path_factory, share):
+    path = tmp_path_factory.mktemp("cut") / "cut.gguf"
+    path.write_bytes(gguf_bytes[: int(share * len(gguf_bytes))])
+    with pytest.raises(ModelError, match=r"cannot load the model .*cut\.gguf: "):
+        load_model(str(path))
+
+
+@given(place=st.integers(0, 9000), value=st.integers(0, 255))
+def test_a_gguf_file_with_a_wrong_byte_in_its_header_loads_or_is_refused(gguf_bytes, tmp_path_factory, place, value):
+    path = tmp_path_factory.mktemp("flip") / "flip.gguf"
+    path.write_bytes(gguf_bytes[:place] + bytes([value]) + gguf_bytes[place + 1 :])
+    try:
+        lm = load_model(str(path))
+    except ModelError as error:
+        assert "\n" not in str(error)
+    else:
+        assert lm.model.config.model_type == "llama"
+
+
+def test_a_gguf_beside_an_adapter_is_refused(gguf_bytes, tmp_path):
+    (tmp_path / "pico.gguf").write_bytes(gguf_bytes)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="either a model or an adapter"):
+        load_model(str(tmp_path / "pico.gguf"))
