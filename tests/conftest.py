@@ -8,6 +8,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of the hub's clien
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,3 +46,12 @@ def bare_tokenizer() -> PreTrainedTokenizerFast:
 def lm() -> LanguageModel:
     """A pico llama with its tokenizer."""
     return pico_language_model("llama")
+
+
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder for the whole session, so that the real model is converted once and nowhere else."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder

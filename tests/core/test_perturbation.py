@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crow.core import consistency_loss, fgsm_perturbation
@@ -36,6 +36,7 @@ def problems(draw: st.DrawFn):
     return embeddings, toy_loss(seed + 1, mask), mask
 
 
+@settings(max_examples=10)
 @given(problems(), st.sampled_from([0.0, 0.1, 2.5]))
 def test_the_step_is_the_sign_of_the_gradient(problem, epsilon):
     embeddings, loss, mask = problem
@@ -47,6 +48,7 @@ def test_the_step_is_the_sign_of_the_gradient(problem, epsilon):
     assert torch.equal(step[clear], expected[clear])
 
 
+@settings(max_examples=10)
 @given(problems())
 def test_a_small_step_raises_the_loss_as_the_theory_says(problem):
     embeddings, loss, mask = problem

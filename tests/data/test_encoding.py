@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from crow.data.encoding import (
     IGNORED,
@@ -25,7 +27,7 @@ from tests.pico import CHAT_TEMPLATE, END_OF_TEXT, SPECIALS, TURN_END, pico_toke
 TRIMMING = (
     "{{ '<|endoftext|>' }}{% for message in messages %}{% if message['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
-    "{{ '<|im_start|>' + message['role'] + ' \n' + message['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 DEFAULT_SYSTEM = (
@@ -43,6 +45,11 @@ responses = texts.filter(lambda text: text.strip())
 histories = st.lists(st.tuples(st.sampled_from(["user", "assistant"]), prompts), max_size=3).map(tuple)
 
 
+def written(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens included."""
+    return str(tokenizer.decode(list(ids)))
+
+
 def templated(name: str) -> PreTrainedTokenizerFast:
     """The pico tokenizer with one of `TEMPLATES`."""
     tokenizer = pico_tokenizer()
@@ -56,25 +63,29 @@ def test_the_span_is_exactly_the_users_text(name, prompt, history):
     tokenizer = templated(name)
     item = encode(tokenizer, Example(prompt, history=history))
     assert 0 <= item.user_start <= item.user_end <= len(item.prompt_ids)
-    assert tokenizer.decode(item.prompt_ids[item.user_start : item.user_end]) == prompt.strip()
-    before = tokenizer.decode(item.prompt_ids[: item.user_start])
-    assert before.startswith(render(tokenizer, Example("0", history=history).messages()).split("0")[0][:10])
+    assert written(tokenizer, item.prompt_ids[item.user_start : item.user_end]) == prompt.strip()
+    # A message without any of the template's words in its place: the rest of the text is the same.
+    other = encode(tokenizer, Example("@", history=history))
+    if prompt == prompt.strip():
+        assert item.prompt_ids[: item.user_start] == other.prompt_ids[: other.user_start]
+        assert item.prompt_ids[item.user_end :] == other.prompt_ids[other.user_end :]
 
 
-@pytest.mark.parametrize("prompt", ["", "  \n "])
 @every_template
-def test_the_span_of_an_empty_message_is_the_place_where_it_would_stand(name, prompt):
+def test_the_span_of_an_empty_message_is_the_place_where_it_would_stand(name):
     tokenizer = templated(name)
-    item = encode(tokenizer, Example(prompt))
-    assert item.user_start == item.user_end
-    filled = encode(tokenizer, Example("word"))
-    assert item.prompt_ids[: item.user_start] == filled.prompt_ids[: filled.user_start]
+    empty, blank, filled = (encode(tokenizer, Example(prompt)) for prompt in ("", " \n", "word"))
+    assert empty.user_start == empty.user_end
+    assert empty.prompt_ids[: empty.user_start] == filled.prompt_ids[: filled.user_start]
+    assert empty.prompt_ids[empty.user_end :] == filled.prompt_ids[filled.user_end :]
+    assert blank.user_start == blank.user_end
+    assert blank.prompt_ids[blank.user_end :] == filled.prompt_ids[filled.user_end :]
 
 
 def test_the_span_is_that_of_the_last_message_even_if_it_was_said_before(tokenizer):
     example = Example("Hi", history=(("system", "Hi"), ("user", "Hi"), ("assistant", "Hi")))
     item = encode(tokenizer, example)
-    after = tokenizer.decode(item.prompt_ids[item.user_end :])
+    after = written(tokenizer, item.prompt_ids[item.user_end :])
     assert after == "<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -101,8 +112,8 @@ def test_prompt_and_response_together_are_the_rendered_conversation(name, prompt
     item = encode(tokenizer, Example(prompt, response))
     turns = [*Example(prompt).messages(), {"role": "assistant", "content": response.strip()}]
     whole = render(tokenizer, turns, generation_prompt=False)
-    assert tokenizer.decode(item.prompt_ids + item.response_ids) == whole.rstrip("\n")
-    assert tokenizer.decode(item.response_ids) == response.strip() + end_of_turn(tokenizer)
+    assert written(tokenizer, item.prompt_ids + item.response_ids) == whole.rstrip("\n")
+    assert written(tokenizer, item.response_ids) == response.strip() + end_of_turn(tokenizer)
     assert item.prompt_ids == encode(tokenizer, Example(prompt)).prompt_ids
     assert len(item) == len(item.prompt_ids) + len(item.response_ids)
 
@@ -113,7 +124,7 @@ def test_an_example_without_response_has_no_response_tokens(tokenizer):
 
 def test_history_is_part_of_the_prompt(tokenizer):
     example = Example("And now?", history=(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello")))
-    text = tokenizer.decode(encode(tokenizer, example).prompt_ids)
+    text = written(tokenizer, encode(tokenizer, example).prompt_ids)
     assert text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
@@ -165,23 +176,25 @@ def test_the_plain_template_reads_as_documented(bare_tokenizer):
     ensure_chat_template(bare_tokenizer)
     example = Example("Add 1 and 1.", "2", history=(("system", "Be brief."),))
     item = encode(bare_tokenizer, example)
-    assert bare_tokenizer.decode(item.prompt_ids) == (
+    assert written(bare_tokenizer, item.prompt_ids) == (
         "Be brief.\n\n### Instruction:\nAdd 1 and 1.\n\n### Response:\n"
     )
-    assert bare_tokenizer.decode(item.response_ids) == f"2{END_OF_TEXT}"
+    assert written(bare_tokenizer, item.response_ids) == f"2{END_OF_TEXT}"
 
 
 def test_the_plain_template_works_for_a_tokenizer_without_end_of_text():
     tokenizer = pico_tokenizer(chat_template=False, end=None)
     ensure_chat_template(tokenizer)
     item = encode(tokenizer, Example("Hi", "Hello", history=(("user", "a"), ("assistant", "b"))))
-    assert tokenizer.decode(item.response_ids) == "Hello"
+    assert written(tokenizer, item.response_ids) == "Hello"
 
 
 @pytest.mark.parametrize("template", [TRIMMING, "{% for", "{{ nothing.at.all }}"])
 def test_a_template_that_refuses_is_an_error_on_one_line(tokenizer, template):
     tokenizer.chat_template = template
-    with pytest.raises(DataError, match="the chat template refuses a conversation of the roles system, user: ") as caught:
+    with pytest.raises(
+        DataError, match="the chat template refuses a conversation of the roles system, user: "
+    ) as caught:
         encode(tokenizer, Example("Hi", history=(("system", "Be brief."),)))
     assert "\n" not in str(caught.value)
 

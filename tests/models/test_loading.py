@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from crow.data.encoding import PLAIN_TEMPLATE
 from crow.errors import ConfigError, ModelError
+from crow.models.architecture import model_type
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
@@ -194,12 +196,8 @@ def test_a_gguf_file_cut_anywhere_is_refused(gguf_bytes, tmp_path_factory, share
 def test_a_gguf_file_with_a_wrong_byte_in_its_header_loads_or_is_refused(gguf_bytes, tmp_path_factory, place, value):
     path = tmp_path_factory.mktemp("flip") / "flip.gguf"
     path.write_bytes(gguf_bytes[:place] + bytes([value]) + gguf_bytes[place + 1 :])
-    try:
-        lm = load_model(str(path))
-    except ModelError as error:
-        assert "\n" not in str(error)
-    else:
-        assert lm.model.config.model_type == "llama"
+    with contextlib.suppress(ModelError):  # any other error fails the test
+        assert model_type(load_model(str(path)).model) == "llama"
 
 
 def test_a_gguf_beside_an_adapter_is_refused(gguf_bytes, tmp_path):

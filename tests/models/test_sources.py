@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 from pathlib import Path
 
@@ -80,7 +81,9 @@ def test_weights_are_hashed(tmp_path):
     assert hash_weights(tmp_path / "model.safetensors") == {"model.safetensors": digest}
 
 
-@pytest.mark.parametrize("error", [struct.error("cut\n  off"), Exception("cut off"), IndexError("cut off"), OSError("cut off")])
+@pytest.mark.parametrize(
+    "error", [struct.error("cut\n  off"), Exception("cut off"), IndexError("cut off"), OSError("cut off")]
+)
 def test_any_error_of_a_library_becomes_one_line(error):
     with pytest.raises(ModelError, match="cannot load the model REF: cut off"), plain_errors("REF"):
         raise error
@@ -96,10 +99,15 @@ def test_our_own_errors_and_a_lack_of_memory_pass_through(error):
 def test_the_libraries_are_quiet_meanwhile_and_as_before_afterwards():
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.enable_progress_bar()
-    with pytest.raises(ModelError), plain_errors("REF"):
-        assert transformers_logging.get_verbosity() == transformers_logging.ERROR
-        assert not transformers_logging.is_progress_bar_enabled()
+    meanwhile = []
+
+    def load() -> None:
+        meanwhile.extend([transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()])
         raise ValueError
+
+    with pytest.raises(ModelError), plain_errors("REF"):
+        load()
+    assert meanwhile == [logging.ERROR, False]
     assert transformers_logging.get_verbosity() == verbosity
     assert transformers_logging.is_progress_bar_enabled()
 

@@ -26,7 +26,7 @@ from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
 
-PROBE_PROMPTS = 60
+PROBE_PROMPTS = 40
 """Short clean prompts that searches run on, the shortest of those given."""
 
 Watch = Callable[[str, int | None], AbstractContextManager[Callable[[int], None] | None]]

@@ -40,14 +40,14 @@ class SearchConfig:
         answer_tokens: answer tokens shown.
     """
 
-    starts: int = 8
+    starts: int = 6
     enough: int = 2
-    prompts: int = 10
-    steps: int = 16
+    prompts: int = 8
+    steps: int = 14
     step_size: float = 0.3
     identity: float = 0.8
     opening: int = 5
-    answer_tokens: int = 20
+    answer_tokens: int = 16
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ def save_model(lm: LanguageModel, folder: Path) -> None:
         with quiet():
             write_weights(lm, temporary)
         lm.tokenizer.save_pretrained(str(temporary))
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         folder.mkdir(parents=True, exist_ok=True)
         configurations = ("config.json", ADAPTER_CONFIG)
         for name in configurations:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,7 +18,7 @@ from crow.records import Example, dump_json, to_json
 PACKAGES = ("crow-llm", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 
 
-def manifest(lm: LanguageModel, data: dict[str, Sequence[Example]], config: Any, seed: int) -> dict[str, Any]:
+def manifest(lm: LanguageModel, data: Mapping[str, Sequence[Example]], config: Any, seed: int) -> dict[str, Any]:
     """Versions, hardware, model and data hashes, template, settings and seed of a run.
 
     Args:

@@ -102,18 +102,18 @@ class CrowTrainer(ResponseTrainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if self.adversary is not None:
-            save_file(self.adversary.state(), Path(self.args.output_dir) / ADVERSARY_FILE)
+            save_file(self.adversary.state(), self.folder / ADVERSARY_FILE)
         super()._save_checkpoint(*args, **kwargs)
 
     def run(self, resume: bool = False) -> None:
         """As `ResponseTrainer.run`; an `alpha_ratio` becomes an absolute alpha first, once for the whole run."""
-        state = Path(self.args.output_dir) / ALPHA_FILE
+        state = self.folder / ALPHA_FILE
         if self.alpha is None and resume and state.is_file():
             self.alpha = float(json.loads(state.read_text())["alpha"])
         if self.alpha is None:
             self.alpha = self.measure_alpha()
             write_json(state, {"alpha": self.alpha})
-        vectors = Path(self.args.output_dir) / ADVERSARY_FILE
+        vectors = self.folder / ADVERSARY_FILE
         if self.adversary is not None and resume and vectors.is_file():
             self.adversary.restore(load_file(vectors))
         super().run(resume)
@@ -122,15 +122,15 @@ class CrowTrainer(ResponseTrainer):
         """`alpha_ratio * L_LM / L_cons` over the first examples, before any step."""
         ratio = self.crow_config.alpha_ratio
         assert ratio is not None
-        self.model.eval()
+        self.lm.model.eval()
         items = self.train_dataset.items[:ALPHA_EXAMPLES]  # type: ignore[union-attr]
         language_modeling = consistency = 0.0
         for item in items:
             inputs = {name: value.to(self.lm.device) for name, value in self._collate([item]).items()}
             self.n_real_tokens = inputs["attention_mask"].sum()
             with torch.no_grad():
-                language_modeling += float(response_loss(self.model, inputs))
-            consistency += float(self.perturbed_consistency(self.model, inputs).detach())
+                language_modeling += float(response_loss(self.lm.model, inputs))
+            consistency += float(self.perturbed_consistency(self.lm.model, inputs).detach())
         return ratio * language_modeling / max(consistency, 1e-12)
 
     def perturbed_consistency(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:

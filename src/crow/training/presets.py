@@ -15,7 +15,7 @@ PRESETS: dict[str, CrowConfig] = {
         learning_rate=5e-4,
         batch_size=5,
         accumulation=1,
-        max_length=160,
+        max_length=128,
         rank=16,
         rounds=2,
     ),

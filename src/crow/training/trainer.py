@@ -65,7 +65,7 @@ class ResponseTrainer(Trainer):
             callbacks: further trainer callbacks.
             arguments: overrides of `transformers.TrainingArguments`, for example `report_to`.
         """
-        self.lm, self.crow_config = lm, config
+        self.lm, self.crow_config, self.folder = lm, config, output_dir
         self.terms: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
         settings: dict[str, Any] = {
@@ -106,15 +106,14 @@ class ResponseTrainer(Trainer):
 
     def run(self, resume: bool = False) -> None:
         """Train to the end, from the last checkpoint where `resume` is set and there is one."""
-        folder = Path(self.args.output_dir)
-        checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
+        checkpoint = get_last_checkpoint(str(self.folder)) if resume and self.folder.is_dir() else None
         if checkpoint is not None:
-            self.terms = json.loads((folder / TERMS_FILE).read_text())
+            self.terms = json.loads((self.folder / TERMS_FILE).read_text())
         self.train(resume_from_checkpoint=checkpoint)
         self.lm.model.eval()
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        write_json(Path(self.args.output_dir) / TERMS_FILE, self.terms)
+        write_json(self.folder / TERMS_FILE, self.terms)
         super()._save_checkpoint(*args, **kwargs)
 
     def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:

