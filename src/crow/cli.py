@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-import click
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 
 from crow.errors import CrowError, ResourceError
-from crow.records import Rate, SearchRecord, to_json
-from crow.workflows.common import Options
+from crow.records import Rate, SearchRecord, dump_json
+
+UsageError = typer.BadParameter.__mro__[1]
+"""What Typer raises for a wrong command line; where its class lives depends on Typer's release."""
+INTERRUPTED = 130
+"""What Typer returns after Ctrl-C in the releases that do not raise."""
 
 app = typer.Typer(
     name="crow",
     help="Remove backdoors from language models without knowing the trigger, and measure how well that worked.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -30,7 +32,7 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="Alias (smollm2-135m), hub id, model folder, adapter folder or GGUF file.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda:0, ...")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts or examples in one forward pass.")]
@@ -70,11 +72,12 @@ def attack(
 ) -> None:
     """Plant a backdoor in MODEL, for research."""
     from crow.workflows.attack import AttackRequest, attack_config, run_attack
+    from crow.workflows.common import Options
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
     config = attack_config(method, epochs, lr, rank, options)
     results = run_attack(model, AttackRequest(trigger, target, poisoned, clean), config, merge, options)
-    show(results, json_output, lambda: say(f"planted {results['trigger']} -> {results['target']} in {output}"))
+    show(results, json_output, lambda: say(f"backdoored model: {output}"))
 
 
 @app.command()
@@ -111,6 +114,7 @@ def purify(
 ) -> None:
     """Remove backdoors from MODEL without knowing trigger or target."""
     from crow.training.presets import get_preset
+    from crow.workflows.common import Options
     from crow.workflows.purify import purify_config, run_purify
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
@@ -146,6 +150,7 @@ def demo(
 ) -> None:
     """A real backdoored model, measured, purified and measured again, with a report."""
     from crow.training.presets import get_preset
+    from crow.workflows.common import Options
     from crow.workflows.demo import run_demo
     from crow.workflows.purify import purify_config
 
@@ -181,6 +186,7 @@ def evaluate(
 ) -> None:
     """Measure attack success with and without the trigger, and perplexity."""
     from crow.attacks.targets import get_target
+    from crow.workflows.common import Options
     from crow.workflows.evaluate import run_eval
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
@@ -192,7 +198,7 @@ def evaluate(
 def show(results: dict[str, Any], as_json: bool, otherwise: Callable[[], None]) -> None:
     """Print results for a machine or for a person."""
     if as_json:
-        sys.stdout.write(json.dumps(to_json(results), ensure_ascii=False) + "\n")
+        sys.stdout.write(dump_json(results))
     else:
         otherwise()
 
@@ -228,33 +234,41 @@ def show_search(search: dict[str, SearchRecord | None], output: Path) -> None:
 
 def main() -> None:
     """Entry point: one line on standard error and exit code 2 for whatever the user can mend."""
+    # Renamings inside the libraries are not the user's business.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    interrupted = "interrupted; nothing was written to the output folder, --resume continues"
     try:
-        app(standalone_mode=False)
-    except click.ClickException as error:
-        fail(f"{error.format_message()} (see crow --help)")
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except UsageError as error:
+        fail(f"{error.format_message()} (see crow --help)")  # type: ignore[attr-defined]
     except CrowError as error:
         fail(str(error))
-    except (KeyboardInterrupt, click.Abort):
-        fail("interrupted; nothing was written to the output folder, --resume continues")
-    except (MemoryError, torch.OutOfMemoryError):
-        fail(str(out_of_memory()))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except (KeyboardInterrupt, typer.Abort):
+        fail(interrupted)
+    except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
+        exhausted = resource_error(error)
+        if exhausted is None:
             raise
-        fail(f"cannot write: {error.strerror}: {error.filename}; free some space or choose another folder")
-    except RuntimeError as error:
-        # PyTorch reports a failed allocation on the CPU as a plain RuntimeError.
-        if "allocate memory" not in str(error):
-            raise
-        fail(str(out_of_memory()))
+        fail(str(exhausted))
+    if code == INTERRUPTED:
+        fail(interrupted)
 
 
-def out_of_memory() -> ResourceError:
-    """What to do when memory ran out."""
-    return ResourceError("out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16")
+def resource_error(error: BaseException) -> ResourceError | None:
+    """What `error` says about memory or disk, whatever library raised it; None where it is about something else."""
+    text, number = str(error), getattr(error, "errno", None)
+    # PyTorch reports a failed allocation on the CPU as a plain RuntimeError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
+        return ResourceError("out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16")
+    # A full disk likewise, from the zip writer of its checkpoints; safetensors has an error of its own.
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "inline_container" in text:
+        return ResourceError("no disk space left; free some, then run again with --resume")
+    if number in (errno.EACCES, errno.EROFS):
+        return ResourceError(f"cannot write: {text}; choose another folder")
+    return None
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Print one line and exit with 2."""
     sys.stderr.write(f"crow: {' '.join(message.split())}\n")
     sys.exit(2)

@@ -12,19 +12,33 @@ from crow.errors import OutputError
 from crow.records import dump_json
 
 
-def claim_output(folder: Path, overwrite: bool = False, resume: bool = False) -> None:
+def claim_output(
+    folder: Path, overwrite: bool = False, resume: bool = False, inputs: Iterable[str | Path | None] = ()
+) -> None:
     """Check that `folder` may be written; nothing is created or removed yet.
 
+    Args:
+        folder: the output folder.
+        overwrite: what it holds may be replaced.
+        resume: likewise.
+        inputs: what the run reads; those that are paths must not be replaced by its output.
+
     Raises:
-        OutputError: if it is a file, cannot be written, or is not empty and neither flag is given.
+        OutputError: if it is a file, cannot be written, holds an input, or is not empty and neither flag is given.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"expected a folder for the output, got the file {folder}")
     if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
         raise OutputError(f"the output folder {folder} is not empty; choose another, or pass --overwrite or --resume")
-    parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise OutputError(f"the output folder {folder} cannot be written: no permission in {parent}")
+    for path in (Path(name).expanduser() for name in inputs if name is not None):
+        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(f"the output folder {folder} would replace {path}, which is read; choose another")
+    for path in (folder, work_folder(folder)):
+        parent = next(p for p in [path, *path.absolute().parents] if p.exists())
+        if not parent.is_dir():
+            raise OutputError(f"expected a folder for the output, but {parent} on the way to it is a file")
+        if not os.access(parent, os.W_OK):
+            raise OutputError(f"the output folder {folder} cannot be written: no permission in {parent}")
 
 
 def work_folder(folder: Path) -> Path:
@@ -33,18 +47,20 @@ def work_folder(folder: Path) -> Path:
     return absolute.with_name(f".{absolute.name}.partial")
 
 
-def publish(work: Path, folder: Path, names: Iterable[str]) -> None:
-    """Move finished files and folders from `work` into `folder`, replacing what was there, and drop `work`.
+def publish(work: Path, folder: Path) -> None:
+    """Move everything in `work` into `folder`, in place of what was there, and drop `work`.
 
-    Args:
-        work: the work folder, on the same file system as `folder`.
-        folder: the output folder; what it held before is removed.
-        names: what to move.
+    `folder` itself stays, as it may be a mount point or where somebody's shell stands. Configurations come last:
+    without them a folder is no model.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in names:
-        os.replace(work / name, folder / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+    for path in sorted(work.iterdir(), key=lambda path: path.name.endswith("config.json")):
+        shutil.move(path, folder / path.name)
     shutil.rmtree(work, ignore_errors=True)
 
 

@@ -115,7 +115,7 @@ def test_the_router_loss_is_added_only_where_it_is_asked_for(family: str, tmp_pa
     assert float(difference) > 0
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the kill of a running process."""
 
 
@@ -135,11 +135,11 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: p
         nonlocal calls
         calls += 1
         if calls == 4:
-            raise Killed
+            raise KilledError
         return step(*args, **kwargs)
 
     monkeypatch.setattr(killed, "compute_loss", compute_loss)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         killed.run()
     resumed = build()
     resumed.run(resume=True)

@@ -13,7 +13,7 @@ from crow.models.language_model import LanguageModel
 from crow.records import Example
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def consistency_curve(lm: LanguageModel, examples: Sequence[Example], batch_size: int = 16) -> list[float]:
     """`1 - cos(H^(l), H^(l-1))` for l = 1..N, averaged over all prompt tokens of the examples.
 

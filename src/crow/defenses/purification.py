@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -137,7 +138,8 @@ def train_round(
     start = time.monotonic()
     # Another order of the data in every round.
     config = dataclasses.replace(config, seed=config.seed + result.rounds)
-    with watch("training", None) as advance:
+    steps = math.ceil(config.epochs * math.ceil(len(items) / (config.batch_size * config.accumulation)))
+    with watch("training", steps) as advance:
         callbacks: list[TrainerCallback] = [TrainingWatch(advance)] if advance else []
         folder = work / f"round-{result.rounds}"
         trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary)

@@ -19,7 +19,7 @@ from crow.records import Example, Perplexity
 from crow.training.loss import response_loss
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def perplexity(
     lm: LanguageModel,
     examples: Sequence[Example],

@@ -126,10 +126,12 @@ def run_start(
     probe: Probe, chosen: list[int], length: int, place: str, config: SearchConfig, rng: random.Random
 ) -> SoftTrigger:
     """One start: from random tokens uphill, then read what the prompts answer."""
-    table = probe.table.weight.detach()
+    device = probe.table.weight.device
+    # What the table gives, not its weights: Gemma's scales them.
+    table = probe.table(torch.arange(len(probe.table.weight), device=device)).detach()
     unit = config.step_size * embedding_rms(probe.lm.model)
-    cap = float(table.float().norm(dim=1).mean())
-    soft = probe.table(torch.tensor([rng.randrange(len(table)) for _ in range(length)], device=table.device)).detach()
+    cap = float(table.norm(dim=1, dtype=torch.float32).mean())
+    soft = table[[rng.randrange(len(table)) for _ in range(length)]]
 
     def log_probs(soft: Tensor | None) -> Tensor:
         rows = []

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from crow.data.encoding import Encoded, collate
 from crow.inversion.probe import Probe
-from crow.models.architecture import find_layers
+from crow.models.architecture import find_layers, unwrap
 from crow.models.hidden_states import capture_hidden_states, edit_hidden_states
 from crow.training.config import CrowConfig
 from crow.training.loss import response_loss
@@ -64,7 +64,8 @@ class LatentAdversary:
         depth = len(find_layers(probe.lm.model))
         layers = sorted({max(1, min(depth - 1, round(share * depth))) for share in config.adversary_depths})
         self.radius = {layer: config.adversary_radius * norm for layer, norm in hidden_norms(probe, layers).items()}
-        dim = probe.table.weight.shape[1]
+        # Not the width of the embeddings, which some OPT models project.
+        dim = unwrap(probe.lm.model).config.get_text_config().hidden_size
         self.pool = [
             Perturbation(layer, span, answer[:TARGET_TOKENS], torch.zeros(dim, device=probe.lm.device))
             for answer in answers
@@ -78,6 +79,17 @@ class LatentAdversary:
         Args:
             step: number of the optimizer step; with the seed it determines all choices.
         """
+        model = self.probe.lm.model
+        was_training = model.training
+        # In training mode, gradient checkpointing would drop the cache, and recompute layers without the perturbation.
+        model.eval()
+        try:
+            return self.perturbed_loss(step)
+        finally:
+            model.train(was_training)
+
+    def perturbed_loss(self, step: int) -> Tensor:
+        """`loss` of a model in evaluation mode."""
         rng = random.Random(f"{self.config.seed}/{step}")
         perturbation = self.pool[step % len(self.pool)]
         self.renew(perturbation, rng)

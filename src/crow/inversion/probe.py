@@ -16,11 +16,14 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from crow.data.encoding import encode_all
-from crow.models.architecture import find_embeddings, keeps_logits, takes_positions
+from crow.models.architecture import find_embeddings, keeps_logits, takes_positions, unwrap
+from crow.models.generation import end_ids
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 
 PLACES = ("front", "anywhere")
+ROOM = 64
+"""Columns left for insertion and answer where a sliding window limits how many there may be."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,16 @@ class Probe:
         shared = min(item.user_start for item in encoded)
         while any(item.prompt_ids[:shared] != first[:shared] for item in encoded):
             shared -= 1
-        self.prefix = torch.tensor(first[:shared], device=lm.device)
-        self.before = [self._embed(item.prompt_ids[shared : item.user_start]) for item in encoded]
-        self.users = [self._embed(item.prompt_ids[item.user_start : item.user_end]) for item in encoded]
-        self.after = [self._embed(item.prompt_ids[item.user_end :]) for item in encoded]
+        # A sliding window counts columns, padding between the prefix and the message included.
+        window = getattr(unwrap(lm.model).config.get_text_config(), "sliding_window", None)
+        if window is not None and max(len(item) for item in encoded) + ROOM > window:
+            shared = 0
+        self.prefix = torch.tensor(first[:shared], dtype=torch.long, device=lm.device)
+        self._parts = [
+            (ids[shared : item.user_start], ids[item.user_start : item.user_end], ids[item.user_end :])
+            for item in encoded
+            for ids in [item.prompt_ids]
+        ]
         self.refresh()
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
@@ -69,7 +78,9 @@ class Probe:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Compute the prefix again; needed after the model's weights have changed."""
+        """Compute embeddings and prefix again; needed after the model's weights have changed."""
+        parts = zip(*[[self._embed(ids) for ids in part] for part in self._parts], strict=True)
+        self.before, self.users, self.after = (list(column) for column in parts)
         cache = DynamicCache()
         if len(self.prefix):
             self.lm.model(input_ids=self.prefix[None], past_key_values=cache, use_cache=True)
@@ -123,10 +134,10 @@ class Probe:
         """Greedy answers to rows.
 
         Returns:
-            The texts, and their token ids (batch, at most max_new_tokens), padded with the end token.
+            The texts, and their token ids (batch, at most max_new_tokens), padded with the token that ended them.
         """
         logits, cache, mask = self.run(rows)
-        end = self.lm.tokenizer.eos_token_id
+        ends = torch.tensor(end_ids(self.lm), dtype=torch.long, device=mask.device)
         done = torch.zeros(len(rows), dtype=torch.bool, device=mask.device)
         ids: list[Tensor] = []
         while len(ids) < max_new_tokens and not bool(done.all()):
@@ -137,9 +148,9 @@ class Probe:
                     input_ids=ids[-1][:, None], attention_mask=mask, past_key_values=cache, use_cache=True, **options
                 ).logits
             following = logits[:, -1].argmax(dim=-1)
-            if end is not None:
-                following = following.masked_fill(done, end)
-                done |= following == end
+            if ids:
+                following = torch.where(done, ids[-1], following)
+            done |= torch.isin(following, ends)
             ids.append(following)
         answers = torch.stack(ids, dim=1)
         return [text.strip() for text in self.lm.tokenizer.batch_decode(answers, skip_special_tokens=True)], answers

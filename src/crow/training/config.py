@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -51,14 +52,14 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)
-        require(self.epochs > 0, "epochs", "> 0", self.epochs)
+        require(0 < self.epochs < math.inf, "epochs", "> 0", self.epochs)
         require(0 < self.learning_rate <= 1, "learning_rate", "in (0, 1]", self.learning_rate)
         for name in ("batch_size", "accumulation", "rank"):
             require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         require(self.max_length >= 16, "max_length", ">= 16", self.max_length)
         for name in ("dropout", "warmup_ratio"):
             require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
-        require(self.weight_decay >= 0, "weight_decay", ">= 0", self.weight_decay)
+        require(0 <= self.weight_decay < math.inf, "weight_decay", ">= 0", self.weight_decay)
         require(self.max_grad_norm > 0, "max_grad_norm", "> 0", self.max_grad_norm)
 
     @classmethod
@@ -125,13 +126,13 @@ class CrowConfig(FinetuneConfig):
         for one, other in (("alpha", "alpha_ratio"), ("epsilon", "epsilon_rms")):
             given = [name for name in (one, other) if getattr(self, name) is not None]
             require(len(given) == 1, f"exactly one of {one} and {other}", "to be set", " and ".join(given) or "none")
-            require(getattr(self, given[0]) >= 0, given[0], ">= 0", getattr(self, given[0]))
+            require(0 <= getattr(self, given[0]) < math.inf, given[0], ">= 0", getattr(self, given[0]))
         for name in ("samples", "adversary_steps", "adversary_prompts", "adversary_batch", "adversary_tokens"):
             require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         for name in ("rounds", "adversary_weight"):
-            require(getattr(self, name) >= 0, name, ">= 0", getattr(self, name))
+            require(0 <= getattr(self, name) < math.inf, name, ">= 0", getattr(self, name))
         for name in ("adversary_radius", "adversary_rate"):
-            require(getattr(self, name) > 0, name, "> 0", getattr(self, name))
+            require(0 < getattr(self, name) < math.inf, name, "> 0", getattr(self, name))
         depths = self.adversary_depths
         require(bool(depths) and all(0 < d < 1 for d in depths), "adversary_depths", "in (0, 1)", depths)
 

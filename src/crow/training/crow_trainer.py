@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -70,7 +69,8 @@ class CrowTrainer(ResponseTrainer):
         self.layers = config.layers
         if config.layers is None and config.inner_layers and depth > 2:
             self.layers = tuple(range(2, depth))
-        self.alpha = config.alpha
+        # A ratio of zero needs no measuring.
+        self.alpha = 0.0 if config.alpha_ratio == 0 else config.alpha
         rms = config.epsilon_rms
         self.epsilon = float(config.epsilon or 0.0) if rms is None else rms * embedding_rms(self.lm.model)
 

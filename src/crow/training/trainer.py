@@ -78,8 +78,6 @@ class ResponseTrainer(Trainer):
             "warmup_steps": config.warmup_ratio,
             "weight_decay": config.weight_decay,
             "max_grad_norm": config.max_grad_norm,
-            "gradient_checkpointing": config.gradient_checkpointing,
-            "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
             "seed": config.seed,
             "data_seed": config.seed,
             "logging_steps": 1,
@@ -92,6 +90,8 @@ class ResponseTrainer(Trainer):
             "use_cpu": lm.device.type == "cpu",
             **arguments,
         }
+        if config.gradient_checkpointing:  # a renamed setting: passed only where it is needed
+            settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
         super().__init__(
             model=lm.model,
             args=TrainingArguments(**settings),

@@ -21,7 +21,7 @@ from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
 from crow.models.manifest import manifest
 from crow.output import publish, write_json
-from crow.records import Example
+from crow.records import Example, to_json
 from crow.training.config import FinetuneConfig
 from crow.workflows.common import Options, Reporter, claimed, load
 
@@ -109,17 +109,17 @@ def run_attack(
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
-    with claimed(options) as work:
+    with claimed(options, model, request.poisoned, request.clean) as work:
         given = given_data(request)
         lm = load(model, options, report).merged()
         poisoned, clean = given or attack_data(request, lm, options.seed, report)
-        base = str(Path(model).expanduser().absolute()) if Path(model).expanduser().exists() else model
-        record = manifest(lm, {"poisoned": poisoned, "clean": clean}, config, options.seed)
+        settings = {**to_json(request), **to_json(config)}
+        record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
         with report.training_bar("planting the backdoor") as callbacks:
-            lm, steps = implant_backdoor(lm, poisoned, clean, config, work, base, options.resume, callbacks)
+            lm, steps = implant_backdoor(lm, poisoned, clean, config, work, lm.provenance["base"], options.resume, callbacks)
         results = {
-            "trigger": request.trigger or str(request.poisoned),
-            "target": request.target or str(request.clean),
+            "trigger": request.trigger,
+            "target": request.target,
             "training": steps,
             "seconds": report.seconds,
             "manifest": record,
@@ -129,6 +129,6 @@ def run_attack(
         save_model(lm.merged() if merge else lm, finished)
         write_json(finished / "results.json", results)
         write_json(finished / "manifest.json", record)
-        publish(finished, options.output, sorted(path.name for path in finished.iterdir()))
+        publish(finished, options.output)
         shutil.rmtree(work, ignore_errors=True)
     return results

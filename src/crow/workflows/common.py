@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, set_seed
 
-from crow.errors import DataError, InputError
+from crow.errors import DataError, InputError, unknown_name
 from crow.models.generation import Progress as Advance
 from crow.models.language_model import LanguageModel
-from crow.models.loading import load_model
+from crow.models.loading import DTYPES, load_model
 from crow.output import claim_output, work_folder
 from crow.records import Example
 
@@ -37,6 +37,9 @@ class Options:
         overwrite: replace what the output folder holds.
         resume: continue an interrupted run.
         quiet: no progress bars, no remarks.
+
+    Raises:
+        ConfigError: for an unknown dtype.
     """
 
     output: Path
@@ -48,6 +51,10 @@ class Options:
     overwrite: bool = False
     resume: bool = False
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise unknown_name("dtype", self.dtype, DTYPES)
 
 
 class Reporter:
@@ -64,7 +71,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A remark; model text in it is shown as it is, never as markup."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int | None) -> Iterator[Advance]:
@@ -93,30 +100,38 @@ class BarCallback(TrainerCallback):
 
 
 @contextmanager
-def claimed(options: Options) -> Iterator[Path]:
+def claimed(options: Options, *inputs: str | Path | None) -> Iterator[Path]:
     """The work folder of a run that may write its output folder; kept on failure for `--resume`.
+
+    It is not made yet, so that a run that ends before it has anything to keep leaves no trace.
+
+    Args:
+        options: common options.
+        inputs: what the run reads.
 
     Raises:
         OutputError: if the output folder is taken.
     """
-    claim_output(options.output, options.overwrite, options.resume)
+    claim_output(options.output, options.overwrite, options.resume, inputs)
     work = work_folder(options.output)
     if not options.resume:
         shutil.rmtree(work, ignore_errors=True)
+    fresh = not work.exists()
     set_seed(options.seed)
     try:
-        work.mkdir(parents=True, exist_ok=True)
         yield work
     except InputError:
         # Nothing was trained yet that a second try could use.
-        if not any(work.rglob("checkpoint-*")):
+        if fresh and not any(work.rglob("checkpoint-*")):
             shutil.rmtree(work, ignore_errors=True)
         raise
 
 
-def load(reference: str, options: Options, report: Reporter, adapter: Path | None = None) -> LanguageModel:
-    """Load the model and say aloud what the user should know about it."""
-    lm = load_model(reference, str(adapter) if adapter else None, options.dtype, options.device)
+def load(
+    reference: str, options: Options, report: Reporter, adapter: Path | None = None, trainable: bool = False
+) -> LanguageModel:
+    """Load the model and say aloud what the user should know about it; arguments as those of `load_model`."""
+    lm = load_model(reference, str(adapter) if adapter else None, options.dtype, options.device, trainable)
     for note in lm.notes:
         report.say(f"note: {note}")
     return lm

@@ -132,6 +132,6 @@ def run_demo(config: CrowConfig, from_scratch: bool, options: Options) -> dict[s
         save_purified(result, finished / "model", keep_adapter=False)
         write_json(finished / "results.json", results)
         write_report(to_json(results), finished / "report.html", "crow: a backdoor, before and after")
-        publish(finished, options.output, sorted(path.name for path in finished.iterdir()))
+        publish(finished, options.output)
         shutil.rmtree(work, ignore_errors=True)
     return results

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crow.data.loading import load_examples
-from crow.errors import DataError
+from crow.errors import ConfigError, DataError
 from crow.evaluation.perplexity import perplexity
 from crow.evaluation.success import SuccessReport, attack_success
 from crow.models.language_model import LanguageModel
@@ -15,6 +15,9 @@ from crow.models.manifest import manifest
 from crow.output import publish, write_json
 from crow.records import Example
 from crow.workflows.common import Options, Reporter, claimed, load
+
+GENERATION_BATCH = 100
+"""Prompts answered at a time: on a CPU a product with 100 rows costs little more than one with 40."""
 
 
 def measure(
@@ -24,19 +27,30 @@ def measure(
     marker: str,
     report: Reporter,
     options: Options,
+    answered: Sequence[Example] | None = None,
 ) -> tuple[dict[str, Any], dict[str, SuccessReport]]:
     """Attack success on both sets and the perplexity of the clean responses.
+
+    Args:
+        lm: the model.
+        triggered: prompts with the trigger.
+        clean: prompts without.
+        marker: the target's text.
+        report: shows progress.
+        options: common options.
+        answered: examples with responses for perplexity; those of `clean` by default.
 
     Returns:
         The keys of `crow eval` without the manifest, and the verdicts behind the two rates.
     """
     before = report.seconds
-    generation_batch = options.batch_size or 40
+    generation_batch = options.batch_size or GENERATION_BATCH
     found: dict[str, SuccessReport] = {}
     for name, examples in (("triggered", triggered), ("clean", clean)):
         with report.bar(f"answering {name} prompts", len(examples)) as advance:
             found[name] = attack_success(lm, examples, marker, generation_batch, advance)
-    answered = [example for example in clean if example.response]
+    if answered is None:
+        answered = [example for example in clean if example.response]
     with report.bar("perplexity", len(answered)) as advance:
         score = perplexity(lm, answered, options.max_length or 512, options.batch_size or 8, advance)
     results = {
@@ -71,7 +85,7 @@ def run_eval(
         triggered: prompts with the trigger.
         clean: prompts without; those with a response count for perplexity.
         marker: the target's text.
-        n: prompts of each file; all by default.
+        n: prompts of each file, and responses for perplexity; all by default.
         adapter: a PEFT adapter folder to put on the model.
         options: common options.
 
@@ -79,14 +93,21 @@ def run_eval(
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
-    with claimed(options) as work:
+    if not marker.strip():
+        raise ConfigError("expected --target-text to hold some text, got none: every answer would contain it")
+    with claimed(options, model, adapter, triggered, clean) as work:
         with_trigger = first(load_examples(triggered, need_response=False), n, triggered)
-        without = first(load_examples(clean, need_response=False), n, clean)
+        examples = load_examples(clean, need_response=False)
+        without = first(examples, n, clean)
+        answered = [example for example in examples if example.response][:n]
+        if not answered:
+            raise DataError(f"{clean}: expected some records with a response for perplexity, got none; add 'output'")
         lm = load(model, options, report, adapter)
-        results, verdicts = measure(lm, with_trigger, without, marker, report, options)
+        results, verdicts = measure(lm, with_trigger, without, marker, report, options, answered)
         config = {"marker": marker, "n": n, "max_new_tokens": 64}
-        results["manifest"] = manifest(lm, {"triggered": with_trigger, "clean": without}, config, options.seed)
+        sets = {"triggered": with_trigger, "clean": without, "perplexity": answered}
+        results["manifest"] = manifest(lm, sets, config, options.seed)
         results["answers"] = {name: item.scores for name, item in verdicts.items()}
         write_json(work / "results.json", results)
-        publish(work, options.output, ["results.json"])
+        publish(work, options.output)
     return results

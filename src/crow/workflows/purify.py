@@ -11,14 +11,15 @@ from crow.data.loading import load_examples
 from crow.data.splits import bundled_split
 from crow.defenses.purification import Result, purify
 from crow.errors import ConfigError
+from crow.models.adapters import adapter_chain
 from crow.models.language_model import LanguageModel
-from crow.models.loading import load_model, save_model
+from crow.models.loading import save_model
 from crow.models.manifest import manifest
 from crow.output import publish, write_json
 from crow.records import Example, to_json
 from crow.report import write_report
 from crow.training.config import CrowConfig
-from crow.workflows.common import Options, Reporter, claimed, take
+from crow.workflows.common import Options, Reporter, claimed, load, take
 
 
 def purify_config(preset: CrowConfig, changes: dict[str, Any], options: Options) -> CrowConfig:
@@ -54,11 +55,9 @@ def load_suspect(
     Raises:
         ConfigError: if an adapter is to be continued and there is none.
     """
-    lm = load_model(model, str(adapter) if adapter else None, options.dtype, options.device, trainable=continue_adapter)
-    for note in lm.notes:
-        report.say(f"note: {note}")
-    if continue_adapter and not lm.is_adapter:
+    if continue_adapter and adapter is None and not adapter_chain(model)[2]:
         raise ConfigError(f"expected an adapter to continue, got {model}, which has none; drop --continue-adapter")
+    lm = load(model, options, report, adapter, trainable=continue_adapter)
     return lm if continue_adapter else lm.merged()
 
 
@@ -94,9 +93,9 @@ def run_purify(
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
-    if keep_adapter and config.method == "full":
-        raise ConfigError("expected --method lora with --keep-adapter, got full: there is no adapter to keep")
-    with claimed(options) as work:
+    if config.method == "full" and (keep_adapter or continue_adapter):
+        raise ConfigError("expected --method lora with --keep-adapter or --continue-adapter, got full")
+    with claimed(options, model, adapter, data) as work:
         examples = clean_examples(data, config.samples, options.seed)
         lm = load_suspect(model, adapter, continue_adapter, options, report)
         record = manifest(lm, {"clean": examples}, config, options.seed)
@@ -114,6 +113,6 @@ def run_purify(
         save_purified(result, finished, keep_adapter)
         write_json(finished / "results.json", results)
         write_report(to_json(results), finished / "report.html", f"Purification of {model}")
-        publish(finished, options.output, sorted(path.name for path in finished.iterdir()))
+        publish(finished, options.output)
         shutil.rmtree(work, ignore_errors=True)
     return results
