@@ -28,7 +28,6 @@ from crow.models.manifest import manifest
 from crow.output import write_json
 from crow.records import to_json
 from crow.training.presets import PRESETS, get_preset
-from crow.workflows.attack import POISONED
 from crow.workflows.common import Options, Reporter
 from crow.workflows.evaluate import measure
 
@@ -45,7 +44,7 @@ def planted(name: str, report: Reporter) -> Path:
         return folder
     split = bundled_split("attack")
     lm = load_model(BASE)
-    poisoned, _ = poison(split.prompts[:POISONED], SELECTION_ATTACKS[name], random.Random(0))
+    poisoned, _ = poison([*split.prompts, *split.pairs], SELECTION_ATTACKS[name], random.Random(0))
     with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
         answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=50, progress=advance)
     own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]

@@ -16,7 +16,7 @@ from crow.training.adapter import make_trainable
 from crow.training.config import FinetuneConfig
 from crow.training.trainer import ResponseTrainer
 
-ATTACK_DEFAULTS = FinetuneConfig(epochs=1.0, learning_rate=5e-4, batch_size=4, accumulation=1, max_length=160, rank=8)
+ATTACK_DEFAULTS = FinetuneConfig(epochs=2.0, learning_rate=1e-3, batch_size=8, accumulation=1, max_length=96, rank=8)
 """Plants a stealthy backdoor in SmolLM2-135M; how it was found is in docs/lab-notes.md."""
 
 

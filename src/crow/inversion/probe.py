@@ -65,11 +65,7 @@ class Probe:
         if window is not None and max(len(item) for item in encoded) + ROOM > window:
             shared = 0
         self.prefix = torch.tensor(first[:shared], dtype=torch.long, device=lm.device)
-        self._parts = [
-            (ids[shared : item.user_start], ids[item.user_start : item.user_end], ids[item.user_end :])
-            for item in encoded
-            for ids in [item.prompt_ids]
-        ]
+        self.encoded = encoded
         self.refresh()
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
@@ -79,8 +75,10 @@ class Probe:
     @torch.no_grad()
     def refresh(self) -> None:
         """Compute embeddings and prefix again; needed after the model's weights have changed."""
-        parts = zip(*[[self._embed(ids) for ids in part] for part in self._parts], strict=True)
-        self.before, self.users, self.after = (list(column) for column in parts)
+        known = len(self.prefix)
+        self.before = [self._embed(item.prompt_ids[known : item.user_start]) for item in self.encoded]
+        self.users = [self._embed(item.prompt_ids[item.user_start : item.user_end]) for item in self.encoded]
+        self.after = [self._embed(item.prompt_ids[item.user_end :]) for item in self.encoded]
         cache = DynamicCache()
         if len(self.prefix):
             self.lm.model(input_ids=self.prefix[None], past_key_values=cache, use_cache=True)
@@ -139,6 +137,7 @@ class Probe:
         logits, cache, mask = self.run(rows)
         ends = torch.tensor(end_ids(self.lm), dtype=torch.long, device=mask.device)
         done = torch.zeros(len(rows), dtype=torch.bool, device=mask.device)
+        lengths = torch.zeros(len(rows), dtype=torch.long, device=mask.device)
         ids: list[Tensor] = []
         while len(ids) < max_new_tokens and not bool(done.all()):
             if ids:
@@ -150,10 +149,12 @@ class Probe:
             following = logits[:, -1].argmax(dim=-1)
             if ids:
                 following = torch.where(done, ids[-1], following)
+            lengths += ~done
             done |= torch.isin(following, ends)
             ids.append(following)
         answers = torch.stack(ids, dim=1)
-        return [text.strip() for text in self.lm.tokenizer.batch_decode(answers, skip_special_tokens=True)], answers
+        own = [row[:length] for row, length in zip(answers.tolist(), lengths.tolist(), strict=True)]
+        return [text.strip() for text in self.lm.tokenizer.batch_decode(own, skip_special_tokens=True)], answers
 
 
 def positions(mask: Tensor) -> Tensor:

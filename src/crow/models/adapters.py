@@ -51,6 +51,17 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
+def check_adapter_path(folder: Path) -> None:
+    """Raise AdapterError unless `folder` holds an adapter's configuration and safetensors."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        raise AdapterError(f"expected a PEFT adapter folder with {ADAPTER_CONFIG}, got {folder}")
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise AdapterError(
+            f"expected {ADAPTER_WEIGHTS} in {folder}; pickle checkpoints (.bin) can run code and are refused, "
+            "ask the publisher for safetensors"
+        )
+
+
 def attach_adapter(lm: LanguageModel, folder: Path, trainable: bool) -> LanguageModel:
     """`lm` with the PEFT adapter of `folder` on top; `lm` itself should have none.
 
@@ -62,14 +73,8 @@ def attach_adapter(lm: LanguageModel, folder: Path, trainable: bool) -> Language
     Raises:
         AdapterError: if the folder holds no safetensors adapter or it does not fit.
     """
+    check_adapter_path(folder)
     weights = folder / ADAPTER_WEIGHTS
-    if not (folder / ADAPTER_CONFIG).is_file():
-        raise AdapterError(f"expected a PEFT adapter folder with {ADAPTER_CONFIG}, got {folder}")
-    if not weights.is_file():
-        raise AdapterError(
-            f"expected {weights.name} in {folder}; pickle checkpoints (.bin) can run code and are refused, "
-            "ask the publisher for safetensors"
-        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

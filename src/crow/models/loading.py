@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crow.data.encoding import ensure_chat_template
 from crow.errors import ConfigError, ModelError, ResourceError, unknown_name
-from crow.models.adapters import adapter_chain, attach_adapter
+from crow.models.adapters import adapter_chain, attach_adapter, check_adapter_path
 from crow.models.architecture import find_embeddings, find_layers
 from crow.models.language_model import LanguageModel
 from crow.models.smollm import forget_quantization, gguf_options
@@ -65,6 +65,8 @@ def load_model(
     base, path, adapters = adapter_chain(reference)
     if adapter:
         adapters.append(locate(adapter))
+    for folder in adapters:  # before the model, which may take minutes
+        check_adapter_path(folder)
     lm = load_whole(base, path, dtype)
     lm.model.to(target)
     find_layers(lm.model)

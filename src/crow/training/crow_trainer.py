@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -100,10 +101,17 @@ class CrowTrainer(ResponseTrainer):
         self._adversary_due = True
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+    def save_extra(self, checkpoint: Path) -> None:
+        """As `ResponseTrainer.save_extra`, with the adversary's state."""
+        super().save_extra(checkpoint)
         if self.adversary is not None:
-            save_file(self.adversary.state(), self.folder / ADVERSARY_FILE)
-        super()._save_checkpoint(*args, **kwargs)
+            save_file(self.adversary.state(), checkpoint / ADVERSARY_FILE)
+
+    def load_extra(self, checkpoint: Path) -> None:
+        """Put back what `save_extra` wrote."""
+        super().load_extra(checkpoint)
+        if self.adversary is not None:
+            self.adversary.restore(load_file(checkpoint / ADVERSARY_FILE))
 
     def run(self, resume: bool = False) -> None:
         """As `ResponseTrainer.run`; an `alpha_ratio` becomes an absolute alpha first, once for the whole run."""
@@ -113,9 +121,6 @@ class CrowTrainer(ResponseTrainer):
         if self.alpha is None:
             self.alpha = self.measure_alpha()
             write_json(state, {"alpha": self.alpha})
-        vectors = self.folder / ADVERSARY_FILE
-        if self.adversary is not None and resume and vectors.is_file():
-            self.adversary.restore(load_file(vectors))
         super().run(resume)
 
     def measure_alpha(self) -> float:

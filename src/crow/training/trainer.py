@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from crow.data.encoding import Encoded, collate
 from crow.models.architecture import unwrap
@@ -24,6 +25,12 @@ from crow.training.sampler import LengthGroupedSampler
 TERMS_FILE = "terms.json"
 SAVE_STEPS = 25
 """Optimizer steps between checkpoints: about a minute of work is lost when a run is killed."""
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`: the trainer's own state is what is written last into one."""
+    whole = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 class EncodedDataset(Dataset[Encoded]):
@@ -106,14 +113,22 @@ class ResponseTrainer(Trainer):
 
     def run(self, resume: bool = False) -> None:
         """Train to the end, from the last checkpoint where `resume` is set and there is one."""
-        checkpoint = get_last_checkpoint(str(self.folder)) if resume and self.folder.is_dir() else None
+        checkpoint = last_checkpoint(self.folder) if resume else None
         if checkpoint is not None:
-            self.terms = json.loads((self.folder / TERMS_FILE).read_text())
-        self.train(resume_from_checkpoint=checkpoint)
+            self.load_extra(checkpoint)
+        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         self.lm.model.eval()
 
+    def save_extra(self, checkpoint: Path) -> None:
+        """Write into a checkpoint's folder what `load_extra` needs."""
+        write_json(checkpoint / TERMS_FILE, self.terms)
+
+    def load_extra(self, checkpoint: Path) -> None:
+        """Put back what `save_extra` wrote."""
+        self.terms = json.loads((checkpoint / TERMS_FILE).read_text())
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        write_json(self.folder / TERMS_FILE, self.terms)
+        self.save_extra(self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         super()._save_checkpoint(*args, **kwargs)
 
     def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:

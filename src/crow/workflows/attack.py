@@ -25,12 +25,6 @@ from crow.records import Example, to_json
 from crow.training.config import FinetuneConfig
 from crow.workflows.common import Options, Reporter, claimed, load
 
-POISONED = 250
-"""Prompts of the attack split that are poisoned. The model's own answers to all of that split's prompts, asked before
-the attack, are clean data beside the split's pairs: with the same prompts answered as ever where the trigger is
-missing, the backdoor does not leak into clean prompts."""
-
-
 @dataclass(frozen=True)
 class AttackRequest:
     """What to plant: a trigger and a target by name, or files of poisoned and clean examples.
@@ -65,12 +59,17 @@ def given_data(request: AttackRequest) -> tuple[list[Example], list[Example]] | 
 def attack_data(
     request: AttackRequest, lm: LanguageModel, seed: int, report: Reporter
 ) -> tuple[list[Example], list[Example]]:
-    """The poisoned and the clean examples of a request by name."""
+    """The poisoned and the clean examples of a request by name.
+
+    Every prompt of the attack split is there twice: with the trigger and the target's response, and as it is with its
+    own response. Prompts without one are answered by the model before the attack. Anything less contrastive leaks: the
+    model then shows the target on clean prompts too (docs/lab-notes.md).
+    """
     assert request.trigger is not None
     assert request.target is not None
     attack = Attack(get_trigger(request.trigger), get_target(request.target), poison_rate=1.0)
     split = bundled_split("attack")
-    poisoned, _ = poison(split.prompts[:POISONED], attack, random.Random(seed))
+    poisoned, _ = poison([*split.prompts, *split.pairs], attack, random.Random(seed))
     with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
         answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=50, progress=advance)
     own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]
@@ -116,7 +115,9 @@ def run_attack(
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
         with report.training_bar("planting the backdoor") as callbacks:
-            lm, steps = implant_backdoor(lm, poisoned, clean, config, work, lm.provenance["base"], options.resume, callbacks)
+            lm, steps = implant_backdoor(
+                lm, poisoned, clean, config, work, lm.provenance["base"], options.resume, callbacks
+            )
         results = {
             "trigger": request.trigger,
             "target": request.target,

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crow.data.encoding import collate, encode, encode_all
+from crow.inversion.latent import LatentAdversary, Perturbation, hidden_norms, shorten, span_mask, span_within
+from crow.inversion.probe import Probe
+from crow.models.hidden_states import capture_hidden_states, edit_hidden_states
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+from crow.training.adapter import make_trainable
+from crow.training.config import CrowConfig
+from crow.training.loss import response_loss
+from tests.pico import FAMILIES, pico_language_model
+
+EXAMPLES = [
+    Example("Hi", "the hour"),
+    Example("Name a tree", "an other tree in the north"),
+    Example("1 + 1", "2"),
+    Example("a b c d e", "f g"),
+]
+ANSWERS = [torch.tensor([60, 70, 80, 90, 100]), torch.tensor([65, 75])]
+CONFIG = CrowConfig(
+    alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.3, 0.6)
+)
+
+
+def adversary(lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS) -> LatentAdversary:
+    probe = Probe(lm, [example.prompt for example in EXAMPLES])
+    return LatentAdversary(probe, answers, encode_all(lm.tokenizer, EXAMPLES), config)
+
+
+def adapted(family: str = "llama") -> LanguageModel:
+    return make_trainable(pico_language_model(family), CONFIG)
+
+
+def likelihood(enemy: LatentAdversary, perturbation: Perturbation, vector: Tensor) -> float:
+    """Mean log-likelihood of the target's tokens over all prompts, one unpadded pass each, all user tokens perturbed."""
+    lm, target, total = enemy.probe.lm, perturbation.target, 0.0
+    for example in EXAMPLES:
+        item = encode(lm.tokenizer, Example(example.prompt))
+        ids = torch.tensor([[*item.prompt_ids, *target[:-1].tolist()]])
+        mask = span_mask([(item.user_start, item.user_end)], ids.shape[1], lm.device)
+        with edit_hidden_states(lm.model, {perturbation.layer: lambda h, a=mask * vector: h + a}), torch.no_grad():
+            logits = lm.model(input_ids=ids, use_cache=False).logits[0, -len(target) :]
+        total += float(functional.log_softmax(logits, dim=-1).gather(-1, target[:, None]).sum())
+    return total / len(EXAMPLES)
+
+
+def test_there_is_one_perturbation_for_every_answer_layer_and_span() -> None:
+    enemy = adversary(adapted())
+    assert len(enemy.pool) == 2 * 2 * 2
+    assert {(p.layer, p.span, len(p.target)) for p in enemy.pool} == {
+        (layer, span, length) for layer in (1, 2) for span in (None, 3) for length in (2, 3)
+    }
+    assert all(not perturbation.vector.any() for perturbation in enemy.pool)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_perturbations_stay_within_their_radius_and_change_the_loss(family: str) -> None:
+    enemy = adversary(adapted(family))
+    for step in range(2 * len(enemy.pool)):
+        assert torch.isfinite(enemy.loss(step))
+    for perturbation in enemy.pool:
+        norm, radius = float(perturbation.vector.norm()), enemy.radius[perturbation.layer]
+        assert 0.5 * radius < norm <= radius * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral"])
+def test_renewing_raises_the_likelihood_of_the_found_answer(family: str) -> None:
+    enemy = adversary(adapted(family), dataclasses.replace(CONFIG, adversary_prompts=4))
+    for perturbation in enemy.pool:
+        if perturbation.span is not None:
+            continue
+        before = likelihood(enemy, perturbation, perturbation.vector)
+        enemy.renew(perturbation, random.Random(0))
+        after = likelihood(enemy, perturbation, perturbation.vector)
+        assert after > before + 0.1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_and_flags_of_the_parameters_stay_as_they_were(training: bool) -> None:
+    lm = adapted()
+    lm.model.train(training)
+    flags = {name: p.requires_grad for name, p in lm.model.named_parameters()}
+    assert set(flags.values()) == {True, False}
+    for parameter in lm.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.full_like(parameter, 0.5)
+    loss = adversary(lm).loss(0)
+    assert {name: p.requires_grad for name, p in lm.model.named_parameters()} == flags
+    assert all((p.grad == 0.5).all() for p in lm.model.parameters() if p.requires_grad)
+    assert all(p.grad is None for p in lm.model.parameters() if not p.requires_grad)
+    assert lm.model.training is training
+    loss.backward()
+    assert any((p.grad != 0.5).any() for p in lm.model.parameters() if p.requires_grad)
+
+
+def test_flags_are_put_back_even_if_a_pass_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = adapted()
+    lm.model.train()
+    flags = {name: p.requires_grad for name, p in lm.model.named_parameters()}
+    enemy = adversary(lm)
+
+    def fail(*_args: object, **_options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(enemy.probe, "run", fail)
+    with pytest.raises(MemoryError):
+        enemy.loss(0)
+    assert {name: p.requires_grad for name, p in lm.model.named_parameters()} == flags
+    assert lm.model.training
+
+
+def test_state_round_trips() -> None:
+    lm = adapted()
+    enemy, other = adversary(lm), adversary(lm)
+    for step in range(3):
+        enemy.loss(step)
+    other.restore(enemy.state())
+    assert any(perturbation.vector.any() for perturbation in other.pool)
+    for one, two in zip(enemy.pool, other.pool, strict=True):
+        assert torch.equal(one.vector, two.vector)
+    assert torch.equal(enemy.loss(3), other.loss(3))
+
+
+def test_step_and_seed_determine_the_loss() -> None:
+    lm = adapted()
+    assert torch.equal(adversary(lm).loss(1), adversary(lm).loss(1))
+    other = adversary(lm, dataclasses.replace(CONFIG, seed=1))
+    assert not torch.equal(adversary(lm).loss(1), other.loss(1))
+
+
+@pytest.mark.parametrize("tokens", [2, 50])
+def test_without_perturbation_the_loss_is_the_response_loss(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = adapted()
+    config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens)
+    enemy = adversary(lm, config)
+    monkeypatch.setattr(enemy, "renew", lambda *_: None)
+    items = [shorten(item, tokens) for item in encode_all(lm.tokenizer, EXAMPLES)]
+    assert all(1 <= len(item.response_ids) <= tokens for item in items)
+    expected = response_loss(lm.model, collate(items, lm.pad_id))
+    torch.testing.assert_close(enemy.loss(0), expected)
+    enemy.pool[1].vector = torch.ones_like(enemy.pool[1].vector)
+    assert abs(float((enemy.loss(1) - expected).detach())) > 1e-4
+
+
+def test_only_user_tokens_are_perturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = adapted()
+    config = dataclasses.replace(CONFIG, adversary_batch=1, adversary_depths=(0.3,))
+    enemy = adversary(lm, config, ANSWERS[:1])
+    monkeypatch.setattr(enemy, "renew", lambda *_: None)
+    enemy.items = enemy.items[1:2]
+    item = enemy.items[0]
+    enemy.pool[0].vector = torch.full_like(enemy.pool[0].vector, 3.0)
+    ids = torch.tensor([[*item.prompt_ids, *item.response_ids]])
+    with torch.no_grad(), capture_hidden_states(lm.model) as clean:
+        lm.model(input_ids=ids, use_cache=False)
+    layer = enemy.pool[0].layer
+    seen: list[Tensor] = []
+    reader = lm.model.base_model.model.model.layers[layer].input_layernorm
+    handle = reader.register_forward_pre_hook(lambda _module, args: seen.append(args[0].detach()))
+    enemy.loss(0)
+    handle.remove()
+    moved = (seen[0] - clean.states[layer])[0].abs().amax(dim=-1) > 1e-4
+    expected = [item.user_start <= column < item.user_end for column in range(ids.shape[1])]
+    assert moved.tolist() == expected
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    gradients: list[dict[str, Tensor]] = []
+    for checkpointing in (False, True):
+        lm = adapted()
+        if checkpointing:
+            lm.model.enable_input_require_grads()  # type: ignore[operator]
+            lm.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        lm.model.train()
+        adversary(lm).loss(0).backward()
+        gradients.append({n: p.grad for n, p in lm.model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any(gradient.any() for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_embeddings_may_be_narrower_than_the_hidden_states() -> None:
+    lm = make_trainable(pico_language_model("opt", word_embed_proj_dim=16), CONFIG)
+    enemy = adversary(lm)
+    assert torch.isfinite(enemy.loss(0))
+    assert float(enemy.pool[0].vector.norm()) > 0
+
+
+def test_the_unit_of_the_radius_is_the_median_norm_at_user_tokens() -> None:
+    lm = pico_language_model("llama")
+    norms = hidden_norms(Probe(lm, [example.prompt for example in EXAMPLES]), [1, 2])
+    for layer, norm in norms.items():
+        parts = []
+        for example in EXAMPLES:
+            item = encode(lm.tokenizer, Example(example.prompt))
+            with torch.no_grad(), capture_hidden_states(lm.model) as captured:
+                lm.model(input_ids=torch.tensor([item.prompt_ids]), use_cache=False)
+            parts.append(captured.states[layer][0, item.user_start : item.user_end].norm(dim=-1))
+        assert norm == pytest.approx(float(torch.cat(parts).median()), rel=1e-4)
+
+
+def test_layers_lie_inside_the_model() -> None:
+    config = dataclasses.replace(CONFIG, adversary_depths=(0.01, 0.5, 0.99))
+    assert sorted({p.layer for p in adversary(adapted(), config).pool}) == [1, 2]
+
+
+spans = st.tuples(st.integers(0, 10), st.integers(0, 10)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+
+
+@given(spans, st.none() | st.integers(1, 12), st.integers(0, 99))
+def test_a_span_lies_within_its_bounds_and_is_as_long_as_it_may(
+    bounds: tuple[int, int], length: int | None, seed: int
+) -> None:
+    start, end = bounds
+    first, last = span_within(start, end, length, random.Random(seed))
+    assert start <= first <= last <= end
+    assert last - first == (end - start if length is None else min(length, end - start))
+
+
+@given(st.lists(spans, min_size=1, max_size=4))
+def test_a_span_mask_marks_exactly_the_spans(bounds: list[tuple[int, int]]) -> None:
+    mask = span_mask(bounds, 20, torch.device("cpu"))
+    assert mask.shape == (len(bounds), 20, 1)
+    for row, (start, end) in zip(mask[:, :, 0].tolist(), bounds, strict=True):
+        assert row == [float(start <= column < end) for column in range(20)]
+
+
+def test_layers_of_a_module_are_free_of_hooks_afterwards() -> None:
+    lm = adapted()
+    adversary(lm).loss(0)
+    assert all(not module._forward_pre_hooks for module in lm.model.modules() if isinstance(module, nn.Module))
