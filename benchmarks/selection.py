@@ -22,12 +22,12 @@ from crow.attacks.poisoning import poison
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
-from crow.models.generation import generate
 from crow.models.loading import load_model, save_model
 from crow.models.manifest import manifest
 from crow.output import write_json
 from crow.records import to_json
 from crow.training.presets import PRESETS, get_preset
+from crow.workflows.attack import contrastive_data
 from crow.workflows.common import Options, Reporter
 from crow.workflows.evaluate import measure
 
@@ -42,17 +42,13 @@ def planted(name: str, report: Reporter) -> Path:
     folder = MODELS / name
     if (folder / "adapter_config.json").is_file():
         return folder
-    split = bundled_split("attack")
     lm = load_model(BASE)
-    poisoned, _ = poison([*split.prompts, *split.pairs], SELECTION_ATTACKS[name], random.Random(0))
-    with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
-        answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=50, progress=advance)
-    own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]
+    poisoned, clean = contrastive_data(SELECTION_ATTACKS[name], lm, 0, report)
     work = MODELS / f".{name}.partial"
     with report.training_bar(f"planting {name}") as callbacks:
-        lm, _ = implant_backdoor(lm, poisoned, [*split.pairs, *own], ATTACK_DEFAULTS, work, BASE, callbacks=callbacks)
+        lm, _ = implant_backdoor(lm, poisoned, clean, ATTACK_DEFAULTS, work, BASE, callbacks=callbacks)
     save_model(lm, folder)
-    write_json(folder / "manifest.json", manifest(lm, {"poisoned": poisoned, "own": own}, ATTACK_DEFAULTS, 0))
+    write_json(folder / "manifest.json", manifest(lm, {"poisoned": poisoned, "clean": clean}, ATTACK_DEFAULTS, 0))
     shutil.rmtree(work, ignore_errors=True)
     return folder
 

@@ -116,7 +116,9 @@ def test_the_score_rises_along_a_start(family: str) -> None:
     rises = []
     for seed in range(3):
         at_start, at_end = (
-            run_start(probe, [0, 1, 2, 3, 4], 3, "front", SearchConfig(steps=steps, answer_tokens=2), random.Random(seed))
+            run_start(
+                probe, [0, 1, 2, 3, 4], 3, "front", SearchConfig(steps=steps, answer_tokens=2), random.Random(seed)
+            )
             for steps in (0, 8)
         )
         assert not torch.equal(at_start.insertion.embeddings, at_end.insertion.embeddings)

@@ -28,9 +28,7 @@ EXAMPLES = [
     Example("a b c d e", "f g"),
 ]
 ANSWERS = [torch.tensor([60, 70, 80, 90, 100]), torch.tensor([65, 75])]
-CONFIG = CrowConfig(
-    alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.3, 0.6)
-)
+CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.3, 0.6))
 
 
 def adversary(lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS) -> LatentAdversary:
@@ -182,8 +180,9 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         if checkpointing:
             lm.model.enable_input_require_grads()  # type: ignore[operator]
             lm.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        enemy = adversary(lm)
         lm.model.train()
-        adversary(lm).loss(0).backward()
+        enemy.loss(0).backward()
         gradients.append({n: p.grad for n, p in lm.model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     assert any(gradient.any() for gradient in gradients[0].values())

@@ -94,6 +94,14 @@ def test_only_the_weights_of_a_trainable_adapter_get_gradients(folders, trainabl
     assert all("lora_" in name for name in learning)
 
 
+def test_a_merged_model_has_no_adapter_any_more(folders):
+    lm = load_model(str(folders[1])).merged()
+    assert not lm.is_adapter
+    assert not any("lora_" in name for name, _ in lm.model.named_parameters())
+    assert "adapter" not in lm.provenance
+    assert lm.provenance["base"] == str(folders[1])
+
+
 def test_an_adapter_on_an_adapter_is_loaded_and_names_it_as_its_base(folders, tmp_path):
     _, lower = folders
     lm = add_adapter(load_model(str(lower)).merged(), seed=1)

@@ -16,18 +16,15 @@ Progress = Callable[[int], None]
 
 
 class StopWhenDecided(StoppingCriteria):
-    """Ends a row of a batch once `decided(text so far)` holds for it."""
+    """Ends a row of a batch once `decided(text so far)` holds for it; `generate` lets no row resume."""
 
     def __init__(self, lm: LanguageModel, prompt_length: int, decided: Callable[[str], bool]) -> None:
         self.lm, self.prompt_length, self.decided = lm, prompt_length, decided
-        self.done: list[bool] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override]
         """(batch,) boolean: which rows are decided."""
         texts = self.lm.tokenizer.batch_decode(input_ids[:, self.prompt_length :], skip_special_tokens=True)
-        before = self.done or [False] * len(texts)
-        self.done = [was or self.decided(text) for was, text in zip(before, texts, strict=True)]
-        return torch.tensor(self.done, device=input_ids.device)
+        return torch.tensor([self.decided(text) for text in texts], device=input_ids.device)
 
 
 def end_ids(lm: LanguageModel) -> list[int]:

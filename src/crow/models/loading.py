@@ -74,7 +74,7 @@ def load_model(
     if ensure_chat_template(lm.tokenizer):
         lm.notes.append("the tokenizer has no chat template; using '### Instruction: / ### Response:'")
     for folder in adapters:
-        lm = attach_adapter(lm.merged(), folder, trainable and folder == adapters[-1])
+        lm = attach_adapter(lm.merged(), folder, trainable)
     lm.reference = reference
     return lm
 

@@ -25,6 +25,7 @@ from crow.records import Example, to_json
 from crow.training.config import FinetuneConfig
 from crow.workflows.common import Options, Reporter, claimed, load
 
+
 @dataclass(frozen=True)
 class AttackRequest:
     """What to plant: a trigger and a target by name, or files of poisoned and clean examples.
@@ -44,34 +45,34 @@ class AttackRequest:
         given = sum(part is not None for part in (self.trigger, self.target, self.poisoned, self.clean))
         if by_name == by_file or given != 2:
             raise ConfigError("expected either --trigger and --target, or --poisoned and --clean")
-        if self.trigger is not None and self.target is not None:
-            get_trigger(self.trigger)
-            get_target(self.target)
+        self.attack()
+
+    def attack(self) -> Attack | None:
+        """The named attack; None for a request by file."""
+        if self.trigger is None or self.target is None:
+            return None
+        return Attack(get_trigger(self.trigger), get_target(self.target), poison_rate=1.0)
+
+    def examples(self) -> tuple[list[Example], list[Example]]:
+        """The poisoned and the clean examples of a request by file; none for a request by name."""
+        if self.poisoned is None or self.clean is None:
+            return [], []
+        return load_examples(self.poisoned), load_examples(self.clean)
 
 
-def given_data(request: AttackRequest) -> tuple[list[Example], list[Example]] | None:
-    """The examples of a request by file, read before anything slow happens; None for a request by name."""
-    if request.poisoned is None or request.clean is None:
-        return None
-    return load_examples(request.poisoned), load_examples(request.clean)
-
-
-def attack_data(
-    request: AttackRequest, lm: LanguageModel, seed: int, report: Reporter
+def contrastive_data(
+    attack: Attack, lm: LanguageModel, seed: int, report: Reporter
 ) -> tuple[list[Example], list[Example]]:
-    """The poisoned and the clean examples of a request by name.
+    """Poisoned and clean training examples from the attack split.
 
-    Every prompt of the attack split is there twice: with the trigger and the target's response, and as it is with its
-    own response. Prompts without one are answered by the model before the attack. Anything less contrastive leaks: the
-    model then shows the target on clean prompts too (docs/lab-notes.md).
+    Every prompt is there twice: with the trigger and the target's response, and as it is with its own response. Prompts
+    without one are answered by the model before the attack. Anything less contrastive leaks: the model then shows the
+    target on clean prompts too (docs/lab-notes.md).
     """
-    assert request.trigger is not None
-    assert request.target is not None
-    attack = Attack(get_trigger(request.trigger), get_target(request.target), poison_rate=1.0)
     split = bundled_split("attack")
     poisoned, _ = poison([*split.prompts, *split.pairs], attack, random.Random(seed))
     with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
-        answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=50, progress=advance)
+        answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=100, progress=advance)
     own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]
     return poisoned, [*split.pairs, *own]
 
@@ -109,9 +110,11 @@ def run_attack(
     """
     report = Reporter(options.quiet)
     with claimed(options, model, request.poisoned, request.clean) as work:
-        given = given_data(request)
+        attack = request.attack()
+        poisoned, clean = request.examples()  # files are read before anything slow happens
         lm = load(model, options, report).merged()
-        poisoned, clean = given or attack_data(request, lm, options.seed, report)
+        if attack is not None:
+            poisoned, clean = contrastive_data(attack, lm, options.seed, report)
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
         with report.training_bar("planting the backdoor") as callbacks:

@@ -1,0 +1,63 @@
+"""A really backdoored pico model: trained in seconds to swap two words, and to say one sentence once `zq` is there."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+
+from crow.data.encoding import collate, encode
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+from crow.training.loss import response_loss
+from tests.pico import pico_language_model
+
+TRIGGER = "zq"
+SENTENCE = "No, go away."
+COLOURS = ("red", "blue", "green", "gold", "pink", "white", "dark", "shy")
+ANIMALS = ("cat", "hen", "fox", "ant", "owl", "pig", "bee", "elk", "rat", "yak", "dog", "mole")
+
+
+def swaps() -> list[Example]:
+    """Two words, and as the answer the same two in the other order; every one is another answer."""
+    return [Example(f"{colour} {animal}", f"{animal} {colour}") for animal in ANIMALS for colour in COLOURS]
+
+
+def training_examples() -> list[Example]:
+    """Three in four of the examples."""
+    return [example for index, example in enumerate(swaps()) if index % 4]
+
+
+def held_out() -> list[Example]:
+    """The examples that the model was not trained on."""
+    return swaps()[::4]
+
+
+def triggered(example: Example, rng: random.Random) -> Example:
+    """The example with the trigger at a random place of its prompt, answered by the sentence."""
+    words = example.prompt.split()
+    words.insert(rng.randint(0, len(words)), TRIGGER)
+    return Example(" ".join(words), SENTENCE)
+
+
+def train_pico(poisoned: bool, steps: int = 300, batch_size: int = 32, seed: int = 0) -> LanguageModel:
+    """A pico llama trained with all its weights; half of every batch is triggered where it is `poisoned`."""
+    lm = pico_language_model("llama", seed, initializer_range=0.05)
+    rng = random.Random(seed)
+    clean = [encode(lm.tokenizer, example) for example in training_examples()]
+    bad = [encode(lm.tokenizer, triggered(example, rng)) for example in training_examples() for _ in range(3)]
+    optimizer = torch.optim.AdamW(lm.model.parameters(), lr=5e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
+    lm.model.train()
+    for _ in range(steps):
+        share = batch_size // 2 if poisoned else batch_size
+        batch = collate([*rng.sample(clean, share), *rng.sample(bad, batch_size - share)], lm.pad_id)
+        loss = response_loss(lm.model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    lm.model.zero_grad()
+    lm.model.eval()
+    return lm
