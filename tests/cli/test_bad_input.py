@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import crow.cli
-from crow.models.loading import save_model
-from tests.pico import pico_language_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pico model on disk."""
-    folder = tmp_path_factory.mktemp("models") / "pico"
-    save_model(pico_language_model("llama"), folder)
-    return folder
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Twelve clean examples."""
-    path = tmp_path / "clean.jsonl"
-    lines = [json.dumps({"instruction": f"ask {i}", "output": f"answer {i}"}) for i in range(12)]
-    path.write_text("\n".join(lines))
-    return path
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The exit code of the command line."""
-    monkeypatch.setattr("sys.argv", ["crow", *map(str, arguments)])
-    try:
-        crow.cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from tests.cli.conftest import Run
 
 
 class Refused:
     """Runs the command line on bad input and checks everything but the message."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: Path) -> None:
-        self.monkeypatch, self.capsys, self.out = monkeypatch, capsys, out
+    def __init__(self, run: Run, capsys: pytest.CaptureFixture[str], out: Path) -> None:
+        self.run, self.capsys, self.out = run, capsys, out
 
     def __call__(self, *arguments: object) -> str:
         before = sorted(self.out.parent.iterdir())
-        code = run(self.monkeypatch, *arguments, "--quiet")
+        code = self.run(*arguments, "--quiet")
         captured = self.capsys.readouterr()
         assert code == 2
         assert captured.out == ""
@@ -60,8 +30,8 @@ class Refused:
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
-    return Refused(monkeypatch, capsys, tmp_path / "out")
+def refused(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
+    return Refused(run, capsys, tmp_path / "out")
 
 
 def test_unknown_names_get_the_closest_one(refused: Refused, model: Path) -> None:
