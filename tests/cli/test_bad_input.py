@@ -36,7 +36,9 @@ def refused(run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ref
 
 def test_unknown_names_get_the_closest_one(refused: Refused, model: Path) -> None:
     out = refused.out
-    assert "did you mean 'badnets'" in refused("attack", model, "-o", out, "--trigger", "badnetz", "--target", "refusal")
+    assert "did you mean 'badnets'" in refused(
+        "attack", model, "-o", out, "--trigger", "badnetz", "--target", "refusal"
+    )
     assert "did you mean 'refusal'" in refused("attack", model, "-o", out, "--trigger", "vpi", "--target", "refusl")
     assert "did you mean 'paper'" in refused("purify", model, "-o", out, "--preset", "papr")
     assert "did you mean 'smollm2-135m'" in refused("purify", "smollm2-135", "-o", out)

@@ -21,7 +21,7 @@ from crow.errors import ConfigError, ModelError, ResourceError, unknown_name
 from crow.models.adapters import adapter_chain, attach_adapter, check_adapter_path
 from crow.models.architecture import find_embeddings, find_layers
 from crow.models.language_model import LanguageModel
-from crow.models.smollm import forget_quantization, gguf_options
+from crow.models.smollm import gguf_options
 from crow.models.sources import (
     ADAPTER_CONFIG,
     check_model_path,
@@ -129,8 +129,6 @@ def load_whole(reference: str, path: Path, dtype: str) -> LanguageModel:
     wrong += [f"{name} is {tuple(got)} and not {tuple(size)}" for name, got, size in sorted(report["mismatched_keys"])]
     if wrong:  # such weights would be random numbers
         raise ModelError(f"expected weights that fit the configuration of {reference}, but {wrong[0]}")
-    if is_gguf:
-        forget_quantization(model)
     if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     provenance: dict[str, Any] = {

@@ -39,22 +39,10 @@ def packaged_gguf(alias: str) -> Path:
 def gguf_options(path: Path) -> dict[str, Any]:
     """What to pass to `from_pretrained(path.parent, ...)` to get plain, trainable weights from a GGUF file."""
     options: dict[str, Any] = {"gguf_file": path.name}
-    # Newer releases keep some architectures quantized where the `kernels` package is installed.
+    # Newer releases may keep the weights quantized, and mark them as such even where they do not.
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     return options
-
-
-def forget_quantization(model: Any) -> None:
-    """Remove the markers of a dequantized GGUF, so that the model saves as what it now is."""
-    if not getattr(model, "hf_quantizer", None):
-        return
-    model.hf_quantizer = None
-    for name in ("is_quantized", "quantization_method"):
-        if name in vars(model):
-            delattr(model, name)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
 
 
 def converted_folder(alias: str) -> Path:
@@ -65,7 +53,6 @@ def converted_folder(alias: str) -> Path:
         return folder
     model = AutoModelForCausalLM.from_pretrained(str(source.parent), dtype=torch.float32, **gguf_options(source))
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
-    forget_quantization(model)
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
