@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from crow.errors import CrowError, ResourceError
 from crow.records import Rate, SearchRecord, dump_json
 
-UsageError = typer.BadParameter.__mro__[1]
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
 """What Typer raises for a wrong command line; where its class lives depends on Typer's release."""
 INTERRUPTED = 130
 """What Typer returns after Ctrl-C in the releases that do not raise."""

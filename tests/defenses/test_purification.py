@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.pico import FAMILIES, pico_language_model
 from transformers import AutoModelForCausalLM
 
 from crow.defenses import purification
@@ -17,7 +18,6 @@ from crow.inversion.probe import Insertion
 from crow.models.loading import save_model
 from crow.records import Example
 from crow.training.presets import PRESETS, get_preset
-from tests.pico import FAMILIES, pico_language_model
 
 EXAMPLES = [Example(f"tell me about tree number {i}", f"tree number {i} is the other one") for i in range(6)]
 QUICK = {"batch_size": 3, "accumulation": 1, "epochs": 1.0, "rank": 2}
@@ -121,9 +121,10 @@ def test_a_killed_purification_resumes_to_the_same_weights(
         train_round(*arguments)
 
     finding.clear()
-    with monkeypatch.context() as context, pytest.raises(KilledError):
-        context.setattr(purification, "train_round", killed)
+    monkeypatch.setattr(purification, "train_round", killed)
+    with pytest.raises(KilledError):
         purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path / "cut")
+    monkeypatch.setattr(purification, "train_round", train_round)
     assert len(finding) == searches
     resumed = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path / "cut", resume=True)
     assert len(finding) == 3  # the default's two rounds search three times; none is repeated

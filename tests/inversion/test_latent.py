@@ -41,7 +41,7 @@ def adapted(family: str = "llama") -> LanguageModel:
 
 
 def likelihood(enemy: LatentAdversary, perturbation: Perturbation, vector: Tensor) -> float:
-    """Mean log-likelihood of the target's tokens over all prompts, one unpadded pass each, all user tokens perturbed."""
+    """Mean log-likelihood of the target's tokens over all prompts, one unpadded pass each, all tokens perturbed."""
     lm, target, total = enemy.probe.lm, perturbation.target, 0.0
     for example in EXAMPLES:
         item = encode(lm.tokenizer, Example(example.prompt))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,8 @@ class Probe:
         cache = DynamicCache()
         if len(self.prefix):
             self.lm.model(input_ids=self.prefix[None], past_key_values=cache, use_cache=True)
-        self.prefix_states = [(layer.keys, layer.values) for layer in cache.layers]
+        layers: list[Any] = list(cache.layers)
+        self.prefix_states: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in layers]
 
     def __len__(self) -> int:
         return len(self.users)

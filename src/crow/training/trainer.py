@@ -142,8 +142,9 @@ class ResponseTrainer(Trainer):
         """The micro-batches of one optimizer step; also counts the step's real tokens."""
         samples, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         if samples:
-            n_real = sum(batch["attention_mask"].sum() for batch in samples).to(device)
-            self.n_real_tokens = self.accelerator.gather(n_real).sum() / self.args.world_size
+            n_real = torch.stack([batch["attention_mask"].sum() for batch in samples]).sum().to(device)
+            gathered: Any = self.accelerator.gather(n_real)
+            self.n_real_tokens = gathered.sum() / self.args.world_size
         return samples, n_labels
 
     def compute_loss(  # type: ignore[override]
