@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from crow.models.loading import save_model
+from crow.training.adapter import make_trainable
+from crow.training.config import CrowConfig
 from tests.cli.conftest import Run
+from tests.pico import pico_language_model
 
 
 class Refused:
@@ -42,24 +48,76 @@ def test_unknown_names_get_the_closest_one(refused: Refused, model: Path) -> Non
     assert "did you mean 'refusal'" in refused("attack", model, "-o", out, "--trigger", "vpi", "--target", "refusl")
     assert "did you mean 'paper'" in refused("purify", model, "-o", out, "--preset", "papr")
     assert "did you mean 'smollm2-135m'" in refused("purify", "smollm2-135", "-o", out)
+    assert "did you mean 'lora'" in refused("purify", model, "-o", out, "--method", "lorra")
+    assert "did you mean 'bfloat16'" in refused("demo", "-o", out, "--dtype", "bfloat61")
+    files = ("--triggered", "a.jsonl", "--clean", "b.jsonl")
+    assert "did you mean 'sentiment'" in refused("eval", model, "-o", out, *files, "--target", "sentimnt")
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where weights are about to be read."""
+
+    def load(*_: Any) -> None:
+        raise AssertionError("a model was loaded before the input was checked")
+
+    monkeypatch.setattr("crow.models.loading.load_whole", load)
 
 
 def test_an_attack_by_halves_is_refused(refused: Refused, model: Path) -> None:
     assert "--trigger and --target" in refused("attack", model, "-o", refused.out, "--trigger", "vpi")
+    assert "--poisoned and --clean" in refused("attack", model, "-o", refused.out, "--clean", "a.jsonl")
+    both = ("--trigger", "vpi", "--target", "refusal", "--poisoned", "a.jsonl", "--clean", "b.jsonl")
+    assert "either" in refused("attack", model, "-o", refused.out, *both)
+
+
+@pytest.mark.usefixtures("unloaded")
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--alpha", -1, "alpha"),
+        ("--alpha", "nan", "alpha"),
+        ("--alpha-ratio", "inf", "alpha_ratio"),
+        ("--epsilon", -0.1, "epsilon"),
+        ("--epsilon-rms", -1, "epsilon_rms"),
+        ("--epochs", 0, "epochs"),
+        ("--epochs", "inf", "epochs"),
+        ("--lr", 0, "learning_rate"),
+        ("--lr", 7, "learning_rate"),
+        ("--rank", 0, "rank"),
+        ("--samples", 0, "samples"),
+        ("--batch-size", 0, "--batch-size"),
+        ("--max-length", 3, "--max-length"),
+        ("--seed", -1, "--seed"),
+        ("--seed", 2**32, "--seed"),
+        ("--alpha", "much", "--alpha"),
+    ],
+)
+def test_numbers_out_of_range_are_named(
+    refused: Refused, model: Path, option: str, value: float | str, named: str
+) -> None:
+    assert named in refused("purify", model, "-o", refused.out, option, value)
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "named"),
-    [("--alpha", -1, "alpha"), ("--epochs", 0, "epochs"), ("--lr", 7, "learning_rate"), ("--samples", 0, "samples")],
+    ("arguments", "named"),
+    [
+        (("purify", "m", "-o", "out", "--alpa", "1"), "--alpha"),
+        (("purify", "m"), "-o"),
+        (("purify",), "MODEL"),
+        (("purfy", "m", "-o", "out"), "purfy"),
+        (("eval", "m", "-o", "out", "--clean", "c", "--target", "refusal"), "--triggered"),
+    ],
 )
-def test_numbers_out_of_range_are_named(refused: Refused, model: Path, option: str, value: int, named: str) -> None:
-    assert named in refused("purify", model, "-o", refused.out, option, value)
+def test_a_wrong_command_line_is_told_on_one_line(refused: Refused, arguments: tuple[str, ...], named: str) -> None:
+    assert named in refused(*arguments)
 
 
 def test_alpha_in_both_units_is_refused(refused: Refused, model: Path) -> None:
     assert "--alpha" in refused("purify", model, "-o", refused.out, "--alpha", 1, "--alpha-ratio", 1)
 
 
+@pytest.mark.usefixtures("unloaded")
 def test_missing_empty_and_misshapen_files_are_named(refused: Refused, model: Path, tmp_path: Path) -> None:
     out = refused.out
     assert "nowhere.json" in refused("purify", model, "-o", out, "--data", tmp_path / "nowhere.json")
@@ -71,12 +129,61 @@ def test_missing_empty_and_misshapen_files_are_named(refused: Refused, model: Pa
     message = refused("purify", model, "-o", out, "--data", wrong)
     assert "line 2" in message
     assert "output" in message
+    wrong.write_text('[{"instruction": "a", "output": "b"}, {"output": "b"}]')
+    message = refused("attack", model, "-o", out, "--poisoned", wrong, "--clean", wrong)
+    assert "record 2" in message
+    assert "instruction" in message
+    wrong.write_text('{"instruction": "a", "output": "b"}\n{"instruction": "a"')
+    assert "line 2: invalid JSON" in refused("purify", model, "-o", out, "--data", wrong)
 
 
+@pytest.mark.usefixtures("unloaded")
 def test_too_few_examples_are_counted(refused: Refused, model: Path, data: Path) -> None:
     message = refused("purify", model, "-o", refused.out, "--data", data)
     assert "100" in message
     assert "12" in message
+    assert "101" in refused("purify", model, "-o", refused.out, "--samples", 101)
+    files = ("--triggered", data, "--clean", data)
+    message = refused("eval", model, "-o", refused.out, *files, "--target", "refusal", "--n", 13)
+    assert "13" in message
+    assert "12" in message
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_an_evaluation_that_could_not_be_finished_does_not_begin(
+    refused: Refused, model: Path, data: Path, tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"instruction": "a"}\n{"instruction": "b"}\n')
+    arguments = ("eval", model, "-o", refused.out, "--triggered", data, "--target", "refusal")
+    assert "response" in refused(*arguments, "--clean", prompts)
+    # White space alone would be found in every answer.
+    assert "--target-text" in refused(*arguments, "--clean", data, "--target-text", "  ")
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_options_that_exclude_each_other(refused: Refused, model: Path, data: Path) -> None:
+    arguments = ("purify", model, "-o", refused.out, "--data", data, "--samples", 4)
+    for option in ("--keep-adapter", "--continue-adapter"):
+        assert option in refused(*arguments, "--method", "full", option)
+    assert "--continue-adapter" in refused(*arguments, "--continue-adapter")
+
+
+def test_adapters_that_cannot_be_put_on(refused: Refused, model: Path, data: Path, tmp_path: Path) -> None:
+    arguments = ("purify", model, "-o", refused.out, "--data", data, "--samples", 4, "--adapter")
+    assert "does not exist" in refused(*arguments, tmp_path / "gone")
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    assert "adapter_config.json" in refused(*arguments, folder)
+    other = make_trainable(pico_language_model("gpt2"), CrowConfig(alpha=0, epsilon=0, rank=2))
+    save_model(other, folder)
+    assert "does not fit" in refused(*arguments, folder)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    assert "pickle" in refused(*arguments, folder)
+
+
+def test_a_hub_that_does_not_answer(refused: Refused) -> None:
+    assert "the hub" in refused("purify", "nobody/nothing-at-all", "-o", refused.out)
 
 
 def test_folders_that_are_no_model(refused: Refused, tmp_path: Path) -> None:
@@ -91,6 +198,11 @@ def test_folders_that_are_no_model(refused: Refused, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF and then nothing of the kind")
     assert "broken.gguf" in refused("purify", broken, "-o", out)
+    cut = tmp_path / "cut"
+    save_model(pico_language_model("llama"), cut)
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "cut" in refused("purify", cut, "-o", out)
 
 
 def test_an_output_folder_that_is_not_empty(refused: Refused, model: Path) -> None:
@@ -100,15 +212,33 @@ def test_an_output_folder_that_is_not_empty(refused: Refused, model: Path) -> No
     assert (refused.out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("unloaded")
+def test_an_output_folder_that_cannot_be_one(refused: Refused, model: Path, data: Path, tmp_path: Path) -> None:
+    assert "file" in refused("purify", model, "-o", data)
+    assert "file" in refused("purify", model, "-o", data / "below")
+    own = tmp_path / "own"
+    shutil.copytree(model, own)
+    files = sorted(own.iterdir())
+    for flag in ("--overwrite", "--resume"):
+        assert "would replace" in refused("purify", own, "-o", own, flag)
+        arguments = ("--triggered", data, "--clean", data, "--target", "refusal", flag)
+        assert "would replace" in refused("eval", model, "-o", tmp_path, *arguments)
+    assert sorted(own.iterdir()) == files
+
+
 @pytest.mark.parametrize(
     ("raised", "named"),
     [
         (KeyboardInterrupt(), "--resume"),
         (torch.OutOfMemoryError("CUDA out of memory"), "--batch-size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "--batch-size"),
+        (MemoryError(), "--batch-size"),
         (OSError(28, "No space left on device", "model.safetensors"), "space"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "space"),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "space"),
+        (PermissionError(13, "Permission denied", "out"), "another folder"),
     ],
-    ids=["ctrl-c", "gpu-memory", "cpu-memory", "disk"],
+    ids=["ctrl-c", "gpu-memory", "cpu-memory", "memory", "disk", "safetensors", "checkpoint", "permission"],
 )
 def test_the_machine_gives_out(
     refused: Refused, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, named: str
@@ -118,3 +248,16 @@ def test_the_machine_gives_out(
 
     monkeypatch.setattr("crow.workflows.purify.purify", fail)
     assert named in refused("purify", model, "-o", refused.out, "--data", data, "--samples", 4)
+
+
+def test_a_bug_is_not_mistaken_for_bad_input(
+    run: Run, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for raised in (RuntimeError("shapes differ"), OSError(5, "Input/output error"), ValueError("wrong")):
+
+        def fail(*_: Any, error: Exception = raised, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("crow.workflows.purify.purify", fail)
+        with pytest.raises(type(raised)):
+            run("purify", model, "-o", tmp_path / "out", "--data", data, "--samples", 4, "--quiet")
