@@ -32,7 +32,7 @@ def test_a_free_folder_may_be_claimed_and_nothing_is_made(tmp_path: Path, name: 
 
 def test_a_folder_that_is_not_empty_needs_a_flag(tmp_path: Path) -> None:
     fill(tmp_path / "out", ".hidden")
-    with pytest.raises(OutputError, match="not empty.*--overwrite or --resume"):
+    with pytest.raises(OutputError, match=r"not empty.*--overwrite or --resume"):
         claim_output(tmp_path / "out")
     claim_output(tmp_path / "out", overwrite=True)
     claim_output(tmp_path / "out", resume=True)

@@ -82,8 +82,12 @@ def test_every_entry_is_plus_or_minus_epsilon_or_zero(problem, epsilon):
 
 
 def test_without_a_mask_every_token_moves():
-    step = fgsm_perturbation(torch.randn(2, 3, 4), lambda x: x.sum(), 0.5)
+    embeddings = torch.randn(2, 3, 4)
+    before = embeddings.clone()
+    step = fgsm_perturbation(embeddings, lambda x: x.sum(), 0.5)
     assert step.eq(0.5).all()
+    assert torch.equal(embeddings, before)
+    assert not embeddings.requires_grad
 
 
 def model_loss(model: torch.nn.Module, mask: torch.Tensor):
