@@ -7,9 +7,9 @@ import dataclasses
 from crow.errors import unknown_name
 from crow.training.config import CrowConfig
 
-# The published settings of CROW (arXiv 2411.12768): alpha 5.5 (11 against refusal), epsilon 0.1, 5 epochs, learning rate
-# 1e-3, batch 2 x accumulation 4, 1,024 tokens, LoRA on all linear layers, cosine with 10 % warm-up. The rank is LoRA's
-# usual 8, not a published figure that we know of.
+# The published settings of CROW (arXiv 2411.12768): alpha 5.5 (11 against refusal), epsilon 0.1, 5 epochs, learning
+# rate 1e-3, batch 2 x accumulation 4, 1,024 tokens, LoRA on all linear layers, cosine with 10 % warm-up. The rank is
+# LoRA's usual 8, not a published figure that we know of.
 PAPER = CrowConfig(
     alpha=5.5,
     epsilon=0.1,
