@@ -110,7 +110,8 @@ def test_numbers_out_of_range_are_named(
     ],
 )
 def test_a_wrong_command_line_is_told_on_one_line(refused: Refused, arguments: tuple[str, ...], named: str) -> None:
-    assert named in refused(*arguments)
+    # Releases of Typer differ in how they write an argument.
+    assert named.lower() in refused(*arguments).lower()
 
 
 def test_alpha_in_both_units_is_refused(refused: Refused, model: Path) -> None:
