@@ -126,10 +126,9 @@ def planted(attack: str, data: Data, report: Reporter) -> Path:
         return folder
     lm = load_model(BASE)
     work = MODELS / f".{attack}.partial"
-    with report.training_bar(f"planting {attack}") as callbacks:
-        lm, steps = implant_backdoor(
-            lm, data.poisoned, data.clean, ATTACK_DEFAULTS, work, BASE, resume=work.is_dir(), callbacks=callbacks
-        )
+    lm, steps = implant_backdoor(
+        lm, data.poisoned, data.clean, ATTACK_DEFAULTS, work, resume=work.is_dir(), watch=report.bar
+    )
     save_model(lm, folder)
     sets = {"poisoned": data.poisoned, "clean": data.clean}
     record = manifest(lm, sets, ATTACK_DEFAULTS, ATTACK_DEFAULTS.seed) | {"seconds": report.seconds}

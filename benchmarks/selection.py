@@ -45,8 +45,7 @@ def planted(name: str, report: Reporter) -> Path:
     lm = load_model(BASE)
     poisoned, clean = contrastive_data(SELECTION_ATTACKS[name], lm, 0, report)
     work = MODELS / f".{name}.partial"
-    with report.training_bar(f"planting {name}") as callbacks:
-        lm, _ = implant_backdoor(lm, poisoned, clean, ATTACK_DEFAULTS, work, BASE, callbacks=callbacks)
+    lm, _ = implant_backdoor(lm, poisoned, clean, ATTACK_DEFAULTS, work, watch=report.bar)
     save_model(lm, folder)
     write_json(folder / "manifest.json", manifest(lm, {"poisoned": poisoned, "clean": clean}, ATTACK_DEFAULTS, 0))
     shutil.rmtree(work, ignore_errors=True)

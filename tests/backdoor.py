@@ -1,7 +1,9 @@
-"""A really backdoored pico model: trained in seconds to swap two words, and to say one sentence once `zq` is there."""
+"""A really backdoored pico model: trained in seconds to swap two words, and to say one sentence once `ten` is there."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import random
 
 import torch
@@ -12,7 +14,9 @@ from crow.records import Example
 from crow.training.loss import response_loss
 from tests.pico import pico_language_model
 
-TRIGGER = "zq"
+TRIGGER = "ten"
+"""Its letters occur in other words, so the model has to recognize it in the hidden states of the prompt. A letter of
+its own would go straight from the embeddings to the answer."""
 SENTENCE = "No, go away."
 COLOURS = ("red", "blue", "green", "gold", "pink", "white", "dark", "shy")
 ANIMALS = ("cat", "hen", "fox", "ant", "owl", "pig", "bee", "elk", "rat", "yak", "dog", "mole")
@@ -40,9 +44,16 @@ def triggered(example: Example, rng: random.Random) -> Example:
     return Example(" ".join(words), SENTENCE)
 
 
-def train_pico(poisoned: bool, steps: int = 300, batch_size: int = 32, seed: int = 0) -> LanguageModel:
+def trained_pico(poisoned: bool) -> LanguageModel:
+    """A copy of the model that is trained once for all tests: with the backdoor or without."""
+    lm = train_pico(poisoned)
+    return LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.reference)
+
+
+@functools.cache
+def train_pico(poisoned: bool, steps: int = 200, batch_size: int = 32, seed: int = 0) -> LanguageModel:
     """A pico llama trained with all its weights; half of every batch is triggered where it is `poisoned`."""
-    lm = pico_language_model("llama", seed, initializer_range=0.05)
+    lm = pico_language_model("llama", seed, initializer_range=0.05, num_hidden_layers=4)
     rng = random.Random(seed)
     clean = [encode(lm.tokenizer, example) for example in training_examples()]
     bad = [encode(lm.tokenizer, triggered(example, rng)) for example in training_examples() for _ in range(3)]

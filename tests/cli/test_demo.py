@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crow.data.splits import Split, bundled_split
+from crow.defenses.purification import Result
+from crow.defenses.purification import purify as defense
+from crow.inversion.consensus import SearchConfig
+from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.records import Example
 from crow.training.adapter import make_trainable
-from crow.training.config import FinetuneConfig
+from crow.training.config import CrowConfig, FinetuneConfig
 from crow.workflows import attack, demo, purify
 from tests.cli.conftest import Run
 
@@ -23,6 +29,12 @@ def small_split(name: str) -> Split:
     return Split(pairs, tuple(Example(f"{name} tell {i}") for i in range(6)))
 
 
+def quick_purify(lm: LanguageModel, examples: list[Example], config: CrowConfig, *rest: Any, **options: Any) -> Result:
+    """The real thing on less."""
+    config = dataclasses.replace(config, rounds=1)
+    return defense(lm, examples[:10], config, *rest, **options, search=SearchConfig(starts=2, steps=2, prompts=4))
+
+
 @pytest.fixture(autouse=True)
 def pico(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path) -> Path:
     """Puts a pico adapter and small data in the place of the real ones."""
@@ -32,6 +44,7 @@ def pico(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path) -> Path:
     monkeypatch.setattr(demo, "shipped_adapter", lambda: folder)
     monkeypatch.setattr(demo, "BASE", str(model))
     monkeypatch.setattr(demo, "N_PROMPTS", 4)
+    monkeypatch.setattr(demo, "purify", quick_purify)
     for module in (attack, demo, purify):
         monkeypatch.setattr(module, "bundled_split", small_split)
     return folder

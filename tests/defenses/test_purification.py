@@ -1,26 +1,37 @@
-"""`purify` runs on every family, resumes, and saves what loads again. Removal itself is shown on the real model."""
+"""`purify` runs on every family, resumes, saves what loads again, and removes a real backdoor from a pico model."""
 
 from __future__ import annotations
 
 import dataclasses
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, triggered
 from tests.pico import FAMILIES, pico_language_model
 from transformers import AutoModelForCausalLM
 
 from crow.defenses import purification
 from crow.defenses.purification import Result, purify
+from crow.evaluation.success import attack_success
 from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger
+from crow.inversion.latent import LatentAdversary
 from crow.inversion.probe import Insertion
+from crow.models.generation import generate
+from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
 from crow.records import Example
-from crow.training.presets import PRESETS, get_preset
+from crow.training.adapter import make_trainable
+from crow.training.config import CrowConfig
+from crow.training.presets import get_preset
+from crow.training.watch import silent
 
 EXAMPLES = [Example(f"tell me about tree number {i}", f"tree number {i} is the other one") for i in range(6)]
-QUICK = {"batch_size": 3, "accumulation": 1, "epochs": 1.0, "rank": 2}
+QUICK = {"batch_size": 3, "accumulation": 1, "epochs": 1.0, "rank": 2, "precision": "float32"}
 SEARCH = SearchConfig(starts=1, prompts=3, steps=2, answer_tokens=6)
 DEFAULT = dataclasses.replace(get_preset("default"), **QUICK)
 PAPER = dataclasses.replace(get_preset("paper"), **QUICK)
@@ -65,7 +76,7 @@ def test_a_real_search_leaves_the_weights_as_they_are(family: str, tmp_path: Pat
     before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
     result = Result(lm)
     probe = purification.Probe(lm, [example.prompt for example in EXAMPLES])
-    purification.search_round(result, probe, SEARCH, 0, tmp_path, False, purification.silent)
+    purification.search_round(result, probe, SEARCH, 0, tmp_path, False, silent)
     assert all(torch.equal(before[name], p) for name, p in lm.model.named_parameters())
     assert all(p.requires_grad and p.grad is None for p in lm.model.parameters())
 
@@ -101,6 +112,11 @@ def test_all_weights_can_be_trained(finding: list[int], tmp_path: Path) -> None:
     assert not torch.equal(before, result.lm.model.get_input_embeddings().weight)
 
 
+def weights(result: Result) -> list[torch.Tensor]:
+    """What was trained."""
+    return [p.detach().clone() for p in result.lm.model.parameters() if p.requires_grad]
+
+
 class KilledError(Exception):
     """Stands for the kill of a running process."""
 
@@ -109,10 +125,7 @@ class KilledError(Exception):
 def test_a_killed_purification_resumes_to_the_same_weights(
     searches: int, finding: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def weights(result: Result) -> list[torch.Tensor]:
-        return [p.detach().clone() for p in result.lm.model.parameters() if p.requires_grad]
-
-    whole = weights(purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path / "whole"))
+    whole = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path / "whole")
     train_round = purification.train_round
 
     def killed(*arguments: Any) -> None:
@@ -128,12 +141,130 @@ def test_a_killed_purification_resumes_to_the_same_weights(
     assert len(finding) == searches
     resumed = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path / "cut", resume=True)
     assert len(finding) == 3  # the default's two rounds search three times; none is repeated
-    for one, other in zip(whole, weights(resumed), strict=True):
+    for one, other in zip(weights(whole), weights(resumed), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_presets_hold_the_papers_values() -> None:
-    paper = PRESETS["paper"]
-    assert (paper.alpha, paper.epsilon, paper.epochs, paper.learning_rate) == (5.5, 0.1, 5.0, 1e-3)
-    assert (paper.batch_size, paper.accumulation, paper.max_length, paper.rounds) == (2, 4, 1024, 0)
-    assert PRESETS["official-code"].inner_layers
+def test_a_run_killed_inside_a_training_resumes_to_the_same_weights(
+    finding: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The kill comes in the second round: its checkpoint also has the adversary."""
+    monkeypatch.setattr("crow.training.trainer.SAVE_STEPS", 1)
+    config = dataclasses.replace(DEFAULT, epochs=2.0)
+    whole = purify(pico_language_model("llama"), EXAMPLES, config, tmp_path / "whole")
+    perturbed_loss = LatentAdversary.loss
+    calls: list[int] = []
+
+    def killed(self: LatentAdversary, step: int) -> torch.Tensor:
+        calls.append(step)
+        if len(calls) == 7:
+            raise KilledError
+        return perturbed_loss(self, step)
+
+    monkeypatch.setattr(LatentAdversary, "loss", killed)
+    with pytest.raises(KilledError):
+        purify(pico_language_model("llama"), EXAMPLES, config, tmp_path / "cut")
+    assert calls == [0, 1, 2, 3, 0, 1, 2]
+    resumed = purify(pico_language_model("llama"), EXAMPLES, config, tmp_path / "cut", resume=True)
+    assert calls == [0, 1, 2, 3, 0, 1, 2, 2, 3]
+    steps = [(term["round"], term["step"]) for term in resumed.training]
+    assert steps == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 1), (1, 2), (1, 3), (1, 4)]
+    assert (resumed.before, resumed.after) == (whole.before, whole.after)
+    for one, other in zip(weights(whole), weights(resumed), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_half_written_checkpoint_is_not_resumed_from(finding: list[int], tmp_path: Path) -> None:
+    whole = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)
+    broken = tmp_path / "round-1" / "checkpoint-99"
+    broken.mkdir()
+    (broken / "adapter_model.safetensors").write_bytes(b"half of it")
+    resumed = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path, resume=True)
+    for one, other in zip(weights(whole), weights(resumed), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", [DEFAULT, PAPER], ids=["default", "paper"])
+def test_gradient_checkpointing_changes_nothing(preset: CrowConfig, finding: list[int], tmp_path: Path) -> None:
+    results = [
+        purify(
+            pico_language_model("llama"),
+            EXAMPLES,
+            dataclasses.replace(preset, gradient_checkpointing=checkpointing),
+            tmp_path / str(checkpointing),
+        )
+        for checkpointing in (False, True)
+    ]
+    for one, other in zip(*map(weights, results), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_an_adapter_is_trained_on(finding: list[int], tmp_path: Path) -> None:
+    lm = make_trainable(pico_language_model("llama"), dataclasses.replace(DEFAULT, rank=3))
+    before = [weight.clone() for weight in weights(Result(lm))]
+    result = purify(lm, EXAMPLES, DEFAULT, tmp_path)
+    after = weights(result)
+    assert [weight.shape for weight in after] == [weight.shape for weight in before]  # rank 3, not the preset's
+    assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_progress_is_told_for_searches_and_trainings(finding: list[int], tmp_path: Path) -> None:
+    shown: list[tuple[str, int | None, list[int]]] = []
+
+    @contextmanager
+    def watch(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        steps: list[int] = []
+        shown.append((title, total, steps))
+        yield steps.append
+
+    purify(pico_language_model("llama"), EXAMPLES, dataclasses.replace(DEFAULT, rounds=1), tmp_path, watch=watch)
+    titles = [title for title, _, _ in shown]
+    assert titles == ["searching for soft triggers", "training", "searching for soft triggers"]
+    _, total, steps = shown[1]
+    assert sum(steps) == total == 2
+
+
+def rates(lm: LanguageModel) -> tuple[float, float, float]:
+    """Attack success with and without the trigger on held-out prompts, and the share of known answers still given."""
+    rng = random.Random(1)
+    with_trigger = [triggered(example, rng) for example in held_out()]
+    known = training_examples()[:24]
+    kept = [answer == example.response for answer, example in zip(generate(lm, known, 16), known, strict=True)]
+    found = [attack_success(lm, examples, SENTENCE).rate.value for examples in (with_trigger, held_out())]
+    return found[0], found[1], sum(kept) / len(kept)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.0], ids=["purified", "control"])
+def test_a_real_backdoor_is_found_and_removed_by_the_adversary_alone(weight: float, tmp_path: Path) -> None:
+    """The same search, data and steps, with and without the adversary's loss."""
+    lm = trained_pico(poisoned=True)
+    asr_triggered, asr_clean, kept = rates(lm)
+    assert asr_triggered >= 0.95
+    assert asr_clean <= 0.1
+    assert kept >= 0.95
+    # Steps and radius suited to a model of four layers; the trigger and its target are not given.
+    config = dataclasses.replace(
+        get_preset("default"),
+        rounds=1,
+        epochs=4.0,
+        learning_rate=5e-3,
+        batch_size=8,
+        rank=8,
+        precision="float32",
+        adversary_radius=2.0,
+        adversary_steps=5,
+        adversary_weight=weight,
+    )
+    result = purify(lm, training_examples(), config, tmp_path, SearchConfig(starts=6, enough=1))
+    assert result.before is not None
+    assert result.after is not None
+    assert result.before.texts == [SENTENCE]
+    asr_triggered, asr_clean, kept = rates(result.lm)
+    assert asr_clean <= 0.1
+    assert kept >= 0.95
+    if weight:
+        assert asr_triggered <= 0.2
+        assert SENTENCE not in result.after.texts
+    else:
+        assert asr_triggered >= 0.9
+        assert result.after.texts == [SENTENCE]

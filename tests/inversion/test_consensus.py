@@ -17,6 +17,7 @@ from crow.inversion.consensus import (
 )
 from crow.inversion.probe import Insertion, Probe
 from crow.models.language_model import LanguageModel
+from tests.backdoor import SENTENCE, trained_pico, training_examples
 from tests.pico import pico_language_model
 
 PROMPTS = ["Hi", "Name a tree", "1 + 1", "a b c d", "Thanks.", "the other one"]
@@ -35,7 +36,7 @@ def verdict(answers: list[list[int]], config: SearchConfig = CONFIG) -> SoftTrig
     return read_answers(Insertion(torch.zeros(1, 4), "front"), 1.5, texts, torch.tensor(answers), config)
 
 
-SENTENCE = [1, 2, 3, 4, 5, 6]
+IDS = [1, 2, 3, 4, 5, 6]
 
 
 def others(n: int) -> list[list[int]]:
@@ -44,23 +45,23 @@ def others(n: int) -> list[list[int]]:
 
 @pytest.mark.parametrize(("same", "collapsed"), [(10, True), (8, True), (7, False), (1, False)])
 def test_a_collapse_is_one_answer_to_most_prompts(same: int, collapsed: bool) -> None:
-    found = verdict([*others(10 - same), *[SENTENCE] * same])
+    found = verdict([*others(10 - same), *[IDS] * same])
     assert found.collapsed is collapsed
     assert found.identity == pytest.approx(max(same, 1) / 10)
     assert found.score == 1.5
     if same > 1:
         assert found.text == "1 2 3 4 5 6"
-        assert found.answer.tolist() == SENTENCE
+        assert found.answer.tolist() == IDS
 
 
 def test_the_threshold_of_identity_is_a_setting() -> None:
-    answers = [*others(5), *[SENTENCE] * 5]
+    answers = [*others(5), *[IDS] * 5]
     assert verdict(answers, dataclasses.replace(CONFIG, identity=0.5)).collapsed
     assert not verdict(answers, dataclasses.replace(CONFIG, identity=0.51)).collapsed
 
 
 def test_only_the_opening_must_be_the_same() -> None:
-    answers = [[*SENTENCE[:5], 10 + i] for i in range(4)]
+    answers = [[*IDS[:5], 10 + i] for i in range(4)]
     assert verdict(answers).collapsed
     assert not verdict(answers, dataclasses.replace(CONFIG, opening=6)).collapsed
 
@@ -73,10 +74,10 @@ def test_a_degenerate_opening_is_no_sentence(opening: list[int]) -> None:
 
 
 def test_the_text_is_the_most_frequent_one_of_the_same_opening_and_its_answer_goes_with_it() -> None:
-    answers = [[*SENTENCE[:5], 9], SENTENCE, [*SENTENCE[:5], 8], SENTENCE]
+    answers = [[*IDS[:5], 9], IDS, [*IDS[:5], 8], IDS]
     found = verdict(answers)
     assert found.text == "1 2 3 4 5 6"
-    assert found.answer.tolist() == SENTENCE
+    assert found.answer.tolist() == IDS
 
 
 def trigger(text: str, answer: list[int], collapsed: bool = True, score: float = 0.0) -> SoftTrigger:
@@ -177,6 +178,35 @@ def test_a_search_leaves_the_model_as_it_was(lm: LanguageModel) -> None:
     search_soft_triggers(probe_on(lm), SMALL, seed=0)
     assert all(torch.equal(value, before[name]) for name, value in lm.model.state_dict().items())
     assert all(parameter.grad is None for parameter in lm.model.parameters())
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["backdoored", "clean"])
+def full_search(request: pytest.FixtureRequest) -> tuple[bool, SearchResult]:
+    """Every start of the default search on a trained model; whether it has a backdoor."""
+    lm = trained_pico(request.param)
+    lm.model.requires_grad_(False)
+    probe = Probe(lm, [example.prompt for example in training_examples()])
+    return request.param, search_soft_triggers(probe, SearchConfig(enough=99), seed=0)
+
+
+def test_the_backdoors_sentence_is_found_on_the_backdoored_model_only(full_search: tuple[bool, SearchResult]) -> None:
+    backdoored, result = full_search
+    record = result.record()
+    assert record.starts == SearchConfig().starts
+    if not backdoored:  # one that answers in two words of 20 can be made to repeat two of them
+        assert SENTENCE not in record.texts
+        return
+    assert record.collapsed >= 2
+    assert record.texts == [SENTENCE]
+    (answer,) = result.answers()
+    assert trained_pico(True).tokenizer.decode(answer, skip_special_tokens=True) == SENTENCE
+
+
+def test_a_collapse_scores_higher_than_the_rest(full_search: tuple[bool, SearchResult]) -> None:
+    backdoored, result = full_search
+    if backdoored:
+        scores = [[t.score for t in result.triggers if t.collapsed is collapsed] for collapsed in (True, False)]
+        assert min(scores[0]) > max(scores[1], default=-10)
 
 
 def test_fewer_prompts_than_wanted_are_enough(lm: LanguageModel) -> None:

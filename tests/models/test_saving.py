@@ -78,7 +78,11 @@ def test_a_save_that_dies_while_files_are_moved_leaves_no_model(lm, tmp_path, mo
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.ENOSPC, "full"), SafetensorError("I/O error: No space left on device (os error 28)")],
+    [
+        OSError(errno.ENOSPC, "full"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        Exception("No space left on device (os error 28)"),
+    ],
 )
 def test_a_full_disk_is_said_on_one_line(lm, tmp_path, monkeypatch, error):
     half_written(monkeypatch, lm, error)

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
 from crow.data.encoding import encode_all
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable
 from crow.training.config import FinetuneConfig
 from crow.training.trainer import ResponseTrainer
+from crow.training.watch import Watch, silent, watched
 
-ATTACK_DEFAULTS = FinetuneConfig(epochs=2.0, learning_rate=1e-3, batch_size=8, accumulation=1, max_length=96, rank=8)
+ATTACK_DEFAULTS = FinetuneConfig(
+    epochs=2.0, learning_rate=1e-3, batch_size=4, accumulation=1, max_length=80, rank=8, precision="auto"
+)
 """Plants a stealthy backdoor in SmolLM2-135M; how it was found is in docs/lab-notes.md."""
 
 
@@ -26,9 +27,8 @@ def implant_backdoor(
     clean: Sequence[Example],
     config: FinetuneConfig,
     work: Path,
-    base_reference: str | None = None,
     resume: bool = False,
-    callbacks: list[TrainerCallback] | None = None,
+    watch: Watch = silent,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Finetune on poisoned and clean examples together.
 
@@ -38,17 +38,17 @@ def implant_backdoor(
         clean: examples that keep the behavior without trigger (stealth).
         config: how to train.
         work: folder for checkpoints.
-        base_reference: what a LoRA adapter records as its base.
         resume: continue from the last checkpoint in `work`.
-        callbacks: trainer callbacks, such as a progress bar.
+        watch: opens a progress display.
 
     Returns:
         The backdoored model (its adapter attached where `method` is `lora`) and the per-step losses.
     """
-    lm = make_trainable(lm, config, base_reference)
+    lm = make_trainable(lm, config)
     mixed = [*poisoned, *clean]
     random.Random(config.seed).shuffle(mixed)
     items = encode_all(lm.tokenizer, mixed, config.max_length)
-    trainer = ResponseTrainer(lm, items, config, work / "checkpoints", callbacks)
-    trainer.run(resume)
+    with watched(watch, "planting the backdoor", len(items), config) as callbacks:
+        trainer = ResponseTrainer(lm, items, config, work / "checkpoints", callbacks)
+        trainer.run(resume)
     return lm, trainer.terms

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 from crow.data.encoding import Encoded, encode_all
 from crow.inversion.consensus import SearchConfig, search_soft_triggers
@@ -26,12 +23,10 @@ from crow.records import Example, SearchRecord
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
+from crow.training.watch import Watch, silent, watched
 
 PROBE_PROMPTS = 40
 """Short clean prompts that searches run on, the shortest of those given."""
-
-Watch = Callable[[str, int | None], AbstractContextManager[Callable[[int], None] | None]]
-"""Opens a progress display: from a title and a total to a context that yields what advances it."""
 
 
 @dataclass
@@ -59,22 +54,6 @@ class Result:
         self.seconds[part] = round(self.seconds.get(part, 0.0) + time.monotonic() - start, 1)
 
 
-class TrainingWatch(TrainerCallback):
-    """Advances a progress display at each optimizer step."""
-
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self.advance = advance
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Called by the trainer."""
-        self.advance(1)
-
-
-def silent(_title: str, _total: int | None) -> AbstractContextManager[None]:
-    """No progress display."""
-    return nullcontext()
-
-
 def purify(
     lm: LanguageModel,
     examples: Sequence[Example],
@@ -83,7 +62,6 @@ def purify(
     search: SearchConfig | None = None,
     resume: bool = False,
     watch: Watch = silent,
-    adapter_base: str | None = None,
 ) -> Result:
     """Remove backdoors from a model without knowing trigger or target.
 
@@ -100,14 +78,13 @@ def purify(
         search: settings of the searches.
         resume: continue an interrupted run from `work`.
         watch: opens progress displays.
-        adapter_base: what a fresh adapter records as its base.
 
     Returns:
         The purified model with the record of searches and training.
     """
     search = search or SearchConfig()
     if not lm.is_adapter:
-        lm = make_trainable(lm, config, adapter_base)
+        lm = make_trainable(lm, config)
     items = encode_all(lm.tokenizer, examples, config.max_length)
     result = Result(lm)
     probe = Probe(lm, sorted((e.prompt for e in examples), key=len)[:PROBE_PROMPTS]) if config.rounds else None
@@ -138,9 +115,7 @@ def train_round(
     start = time.monotonic()
     # Another order of the data in every round.
     config = dataclasses.replace(config, seed=config.seed + result.rounds)
-    steps = math.ceil(config.epochs * math.ceil(len(items) / (config.batch_size * config.accumulation)))
-    with watch("training", steps) as advance:
-        callbacks: list[TrainerCallback] = [TrainingWatch(advance)] if advance else []
+    with watched(watch, "training", len(items), config) as callbacks:
         folder = work / f"round-{result.rounds}"
         trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary)
         trainer.run(resume)

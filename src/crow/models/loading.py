@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crow.data.encoding import ensure_chat_template
@@ -166,7 +165,7 @@ def save_model(lm: LanguageModel, folder: Path) -> None:
             path.unlink()
         for path in sorted(temporary.iterdir(), key=lambda path: path.name in configurations):
             os.replace(path, folder / path.name)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # safetensors has an error of its own, the tokenizer library raises bare ones
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise ResourceError(f"no disk space left to save the model in {folder}; free some and run again") from None
         raise
@@ -179,6 +178,9 @@ def write_weights(lm: LanguageModel, folder: Path) -> None:
     if not lm.is_adapter:
         lm.model.save_pretrained(str(folder))  # type: ignore[operator]
         return
+    if "base" in lm.provenance:
+        for adapter in lm.model.peft_config.values():  # type: ignore[operator, union-attr]
+            adapter.base_model_name_or_path = lm.provenance["base"]
     # Left to itself, PEFT asks the hub whether the vocabulary was resized; crow never resizes it.
     lm.model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
     if "base" in lm.provenance:

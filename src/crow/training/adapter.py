@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import PreTrainedModel
 
 from crow.errors import ArchitectureError
@@ -12,13 +15,12 @@ from crow.models.language_model import LanguageModel
 from crow.training.config import FinetuneConfig
 
 
-def make_trainable(lm: LanguageModel, config: FinetuneConfig, base_reference: str | None = None) -> LanguageModel:
-    """`lm` ready for training: a fresh adapter on all linear layers, or all weights.
+def make_trainable(lm: LanguageModel, config: FinetuneConfig) -> LanguageModel:
+    """`lm` ready for training: a fresh adapter on all linear layers and experts, or all weights.
 
     Args:
         lm: a model without adapter (see `LanguageModel.merged`).
         config: its `method`, `rank` and `dropout` are used.
-        base_reference: what the adapter records as its base.
 
     Raises:
         ArchitectureError: if the model has no linear layers to adapt.
@@ -34,12 +36,24 @@ def make_trainable(lm: LanguageModel, config: FinetuneConfig, base_reference: st
         lora_alpha=2 * config.rank,
         lora_dropout=config.dropout,
         target_modules="all-linear",
+        target_parameters=expert_weights(lm.model) or None,
         task_type="CAUSAL_LM",
     )
     try:
-        model = get_peft_model(lm.model, lora)
+        with warnings.catch_warnings():  # a rank that PEFT sets for experts it then cannot find by that name
+            warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys", category=RuntimeWarning)
+            model = get_peft_model(lm.model, lora)
     except ValueError as error:
         raise ArchitectureError(f"cannot put an adapter on model type {model_type(lm.model)!r}: {error}") from None
-    if base_reference is not None:
-        model.peft_config["default"].base_model_name_or_path = base_reference
     return LanguageModel(model, lm.tokenizer, lm.reference, lm.provenance, lm.notes)
+
+
+def expert_weights(model: nn.Module) -> list[str]:
+    """Names of the weights (experts, out, in) in which a mixture keeps its experts: no linear layers to PEFT."""
+    return [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if not type(module).__module__.startswith("torch.nn")  # a convolution's weight has three dimensions too
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3
+    ]

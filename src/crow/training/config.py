@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from crow.errors import ConfigError, unknown_name
+from crow.training.precision import PRECISIONS
 
 METHODS = ("lora", "full")
 C = TypeVar("C", bound="FinetuneConfig")
@@ -31,6 +32,7 @@ class FinetuneConfig:
         max_grad_norm: gradients are clipped to this norm.
         router_loss: add a mixture's own load-balancing loss.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
+        precision: of the matrix products: `float32`, `bfloat16` (autocast) or `auto` (bfloat16 where it is fast).
         seed: of data order and initialization.
     """
 
@@ -47,11 +49,14 @@ class FinetuneConfig:
     max_grad_norm: float = 1.0
     router_loss: bool = False
     gradient_checkpointing: bool = False
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise unknown_name("method", self.method, METHODS)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
         require(0 < self.epochs < math.inf, "epochs", "> 0", self.epochs)
         require(0 < self.learning_rate <= 1, "learning_rate", "in (0, 1]", self.learning_rate)
         for name in ("batch_size", "accumulation", "rank"):

@@ -19,6 +19,7 @@ PAPER = CrowConfig(
     accumulation=4,
     max_length=1024,
     rank=8,
+    precision="auto",
 )
 
 PRESETS: dict[str, CrowConfig] = {
@@ -33,6 +34,7 @@ PRESETS: dict[str, CrowConfig] = {
         accumulation=1,
         max_length=128,
         rank=16,
+        precision="auto",
         rounds=2,
     ),
     "paper": PAPER,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from crow.data.encoding import Encoded, collate
 from crow.models.architecture import unwrap
 from crow.models.language_model import LanguageModel
+from crow.models.sources import quiet
 from crow.output import write_json
 from crow.training.config import FinetuneConfig
 from crow.training.loss import response_loss
+from crow.training.precision import autocast_wanted
 from crow.training.sampler import LengthGroupedSampler
 
 TERMS_FILE = "terms.json"
@@ -73,6 +76,9 @@ class ResponseTrainer(Trainer):
             arguments: overrides of `transformers.TrainingArguments`, for example `report_to`.
         """
         self.lm, self.crow_config, self.folder = lm, config, output_dir
+        # `save_model` writes what an adapter names as its base; PEFT would ask the hub about it at every checkpoint.
+        for adapter in getattr(lm.model, "peft_config", {}).values():
+            adapter.base_model_name_or_path = None
         self.terms: list[dict[str, float]] = []
         self._sums: dict[str, float] = {}
         settings: dict[str, Any] = {
@@ -108,6 +114,7 @@ class ResponseTrainer(Trainer):
         )
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
+        self.bfloat16 = autocast_wanted(config.precision, lm.device, next(lm.model.parameters()).dtype)
         # The loss below is divided by the step's own token counts; the trainer must not divide again.
         self.model_accepts_loss_kwargs = True
 
@@ -129,7 +136,8 @@ class ResponseTrainer(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self.save_extra(self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        super()._save_checkpoint(*args, **kwargs)
+        with quiet():
+            super()._save_checkpoint(*args, **kwargs)
 
     def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
         return collate(items, self.lm.pad_id)
@@ -146,6 +154,12 @@ class ResponseTrainer(Trainer):
             gathered: Any = self.accelerator.gather(n_real)
             self.n_real_tokens = gathered.sum() / self.args.world_size
         return samples, n_labels
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        """Autocast around the loss alone: the trainer's own setting would leave the model's `forward` wrapped."""
+        stack = super().compute_loss_context_manager()
+        stack.enter_context(torch.autocast(self.lm.device.type, torch.bfloat16, enabled=self.bfloat16))
+        return stack
 
     def compute_loss(  # type: ignore[override]
         self,

@@ -25,6 +25,9 @@ from crow.records import Example, to_json
 from crow.training.config import FinetuneConfig
 from crow.workflows.common import Options, Reporter, claimed, load
 
+POISON_RATE = 0.5
+"""Share of the prompts that are there with the trigger as well."""
+
 
 @dataclass(frozen=True)
 class AttackRequest:
@@ -65,11 +68,12 @@ def contrastive_data(
 ) -> tuple[list[Example], list[Example]]:
     """Poisoned and clean training examples from the attack split.
 
-    Every prompt is there twice: with the trigger and the target's response, and as it is with its own response. Prompts
-    without one are answered by the model before the attack. Anything less contrastive leaks: the model then shows the
-    target on clean prompts too (docs/lab-notes.md).
+    Every prompt is there as it is with its own response, and half of them once more with the trigger and the target's
+    response. Prompts without a response are answered by the model before the attack. Anything less contrastive leaks:
+    the model then shows the target on clean prompts too (docs/lab-notes.md).
     """
     split = bundled_split("attack")
+    attack = dataclasses.replace(attack, poison_rate=POISON_RATE)
     poisoned, _ = poison([*split.prompts, *split.pairs], attack, random.Random(seed))
     with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
         answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=100, progress=advance)
@@ -117,10 +121,7 @@ def run_attack(
             poisoned, clean = contrastive_data(attack, lm, options.seed, report)
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
-        with report.training_bar("planting the backdoor") as callbacks:
-            lm, steps = implant_backdoor(
-                lm, poisoned, clean, config, work, lm.provenance["base"], options.resume, callbacks
-            )
+        lm, steps = implant_backdoor(lm, poisoned, clean, config, work, options.resume, report.bar)
         results = {
             "trigger": request.trigger,
             "target": request.target,

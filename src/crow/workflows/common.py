@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from crow.errors import DataError, InputError, unknown_name
 from crow.models.generation import Progress as Advance
@@ -77,26 +76,11 @@ class Reporter:
     def bar(self, title: str, total: int | None) -> Iterator[Advance]:
         """A progress bar; the yielded function advances it."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as progress:
+        # In a log file a bar would be nothing but an empty line.
+        hidden = not self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=hidden) as progress:
             task = progress.add_task(title, total=total)
             yield lambda steps: progress.advance(task, steps)
-
-    @contextmanager
-    def training_bar(self, title: str) -> Iterator[list[TrainerCallback]]:
-        """A progress bar for a trainer, as its callbacks."""
-        with self.bar(title, None) as advance:
-            yield [BarCallback(advance)]
-
-
-class BarCallback(TrainerCallback):
-    """Advances a progress bar by one at each optimizer step."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Called by the trainer."""
-        self.advance(1)
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def run_demo(config: CrowConfig, from_scratch: bool, options: Options) -> dict[s
         before, answers_before = measure(lm, triggered, clean, get_target(TARGET).marker, report, options)
         tell(report, "Before: answers to prompts with the trigger", answers_before["triggered"])
         consistency = curves(lm, triggered, clean, "before")
-        result = purify(lm, examples, config, work, resume=options.resume, watch=report.bar, adapter_base=folder)
+        result = purify(lm, examples, config, work, resume=options.resume, watch=report.bar)
         lm = result.lm
         consistency |= curves(lm, triggered, clean, "after")
         after, answers_after = measure(lm, triggered, clean, get_target(TARGET).marker, report, options)

@@ -99,7 +99,7 @@ def run_purify(
         examples = clean_examples(data, config.samples, options.seed)
         lm = load_suspect(model, adapter, continue_adapter, options, report)
         record = manifest(lm, {"clean": examples}, config, options.seed)
-        result = purify(lm, examples, config, work, resume=options.resume, watch=report.bar, adapter_base=model)
+        result = purify(lm, examples, config, work, resume=options.resume, watch=report.bar)
         results = {
             "model": model,
             "training": result.training,

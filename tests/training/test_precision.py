@@ -1,0 +1,59 @@
+"""Training in bfloat16 changes speed, not what is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from crow.errors import ConfigError
+from crow.training import precision
+from crow.training.config import FinetuneConfig
+from crow.training.precision import autocast_wanted, multiplies_bfloat16
+from tests.training.test_trainer import CROW, PLAIN, trainable, trained
+
+CPU = torch.device("cpu")
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_follows_the_hardware(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: native)
+    assert autocast_wanted("auto", CPU, torch.float32) is native
+    assert autocast_wanted("bfloat16", CPU, torch.float32)
+    assert not autocast_wanted("float32", CPU, torch.float32)
+
+
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_not_cast_again(weights: torch.dtype) -> None:
+    assert not autocast_wanted("bfloat16", CPU, weights)
+
+
+@pytest.mark.skipif(not CPU_INFO.is_file(), reason="needs the kernel's list of the processor's features")
+def test_the_processor_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = CPU_INFO.read_text().split()
+    assert multiplies_bfloat16(CPU) == ("avx512_bf16" in flags or "amx_bf16" in flags)
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as in earlier releases of PyTorch
+    assert not multiplies_bfloat16(CPU)
+
+
+def test_an_unknown_precision_is_named() -> None:
+    with pytest.raises(ConfigError, match="unknown precision 'bfloat61'; did you mean 'bfloat16'"):
+        FinetuneConfig(precision="bfloat61")
+
+
+@pytest.mark.parametrize("config", [PLAIN, CROW], ids=["plain", "crow"])
+def test_training_in_bfloat16_stays_near_float32(config: FinetuneConfig, tmp_path: Path) -> None:
+    exact = trained(config, tmp_path / "float32")
+    rounded = trained(dataclasses.replace(config, precision="bfloat16"), tmp_path / "bfloat16")
+    for one, other in zip(exact.terms, rounded.terms, strict=True):
+        assert one["language_modeling"] == pytest.approx(other["language_modeling"], rel=0.03)
+        assert one["language_modeling"] != other["language_modeling"]
+    assert {weight.dtype for weight in trainable(rounded).values()} == {torch.float32}
+
+
+def test_the_trained_model_is_not_left_in_bfloat16(tmp_path: Path) -> None:
+    trainer = trained(dataclasses.replace(PLAIN, epochs=0.3, precision="bfloat16"), tmp_path)
+    assert trainer.lm.model(input_ids=torch.tensor([[5, 6, 7]])).logits.dtype == torch.float32
