@@ -103,12 +103,14 @@ class SearchRecord:
         collapsed: how many ended in one and the same answer to unrelated prompts.
         texts: those answers, most frequent first.
         scores: the collapse score of each start.
+        layer: the layer that writes those answers; None without any.
     """
 
     starts: int
     collapsed: int
     texts: list[str]
     scores: list[float] = field(default_factory=list)
+    layer: int | None = None
 
 
 def to_json(value: Any) -> Any:

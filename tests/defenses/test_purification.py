@@ -40,7 +40,7 @@ PAPER = dataclasses.replace(get_preset("paper"), **QUICK)
 def found(text: str = "one two three four five") -> SearchResult:
     """A search that has found one answer, made up."""
     answer = torch.tensor([20, 21, 22, 23, 24])
-    return SearchResult([SoftTrigger(Insertion(torch.zeros(1, 32), "front"), 1.0, 1.0, True, text, answer)])
+    return SearchResult([SoftTrigger(Insertion(torch.zeros(1, 32), "front"), 1.0, 1.0, True, text, answer, 2)])
 
 
 @pytest.fixture

@@ -14,8 +14,10 @@ from crow.inversion.consensus import (
     read_answers,
     run_start,
     search_soft_triggers,
+    writing_layer,
 )
 from crow.inversion.probe import Insertion, Probe
+from crow.models.hidden_states import HiddenStates, capture_hidden_states
 from crow.models.language_model import LanguageModel
 from tests.backdoor import SENTENCE, trained_pico, training_examples
 from tests.pico import pico_language_model
@@ -33,7 +35,7 @@ def probe_on(lm: LanguageModel) -> Probe:
 def verdict(answers: list[list[int]], config: SearchConfig = CONFIG) -> SoftTrigger:
     """`read_answers` on token ids; the text of an answer is its ids."""
     texts = [" ".join(map(str, ids)) for ids in answers]
-    return read_answers(Insertion(torch.zeros(1, 4), "front"), 1.5, texts, torch.tensor(answers), config)
+    return read_answers(Insertion(torch.zeros(1, 4), "front"), 1.5, texts, torch.tensor(answers), 2, config)
 
 
 IDS = [1, 2, 3, 4, 5, 6]
@@ -80,8 +82,8 @@ def test_the_text_is_the_most_frequent_one_of_the_same_opening_and_its_answer_go
     assert found.answer.tolist() == IDS
 
 
-def trigger(text: str, answer: list[int], collapsed: bool = True, score: float = 0.0) -> SoftTrigger:
-    return SoftTrigger(Insertion(torch.zeros(1, 4), "front"), score, 1.0, collapsed, text, torch.tensor(answer))
+def trigger(text: str, answer: list[int], collapsed: bool = True, score: float = 0.0, layer: int = 2) -> SoftTrigger:
+    return SoftTrigger(Insertion(torch.zeros(1, 4), "front"), score, 1.0, collapsed, text, torch.tensor(answer), layer)
 
 
 def test_answers_are_distinct_and_the_most_frequent_comes_first() -> None:
@@ -98,6 +100,31 @@ def test_answers_are_distinct_and_the_most_frequent_comes_first() -> None:
     assert (record.starts, record.collapsed) == (4, 3)
     assert set(record.texts) == {"rare", "often", "often too"}
     assert record.scores == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_the_layer_is_the_middle_one_of_those_that_collapsed() -> None:
+    layers = {4: True, 9: False, 5: True, 8: True}
+    result = SearchResult([trigger("a", [1], collapsed, layer=layer) for layer, collapsed in layers.items()])
+    assert result.record().layer == result.layer() == 5
+    assert SearchResult([trigger("a", [1], collapsed=False)]).record().layer is None
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+def test_the_writing_layer_is_where_the_last_position_moves_most(layer: int) -> None:
+    lm = pico_language_model("llama")
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+
+    def states(push: float) -> HiddenStates:
+        last = torch.zeros(3, 1)
+        last[-1] = push
+        block = lm.model.model.layers[layer - 1]
+        handle = block.register_forward_hook(lambda _module, _args, out: out + last)
+        with torch.no_grad(), capture_hidden_states(lm.model) as captured:
+            lm.model(input_ids=ids)
+        handle.remove()
+        return captured
+
+    assert writing_layer(states(0.0), states(3.0)) == layer
 
 
 def test_texts_of_the_record_are_counted() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crow.data.encoding import collate, encode, encode_all
+from crow.data.encoding import encode, encode_all
 from crow.inversion.latent import LatentAdversary, Perturbation, hidden_norms, shorten, span_mask, span_within
 from crow.inversion.probe import Probe
 from crow.models.hidden_states import capture_hidden_states, edit_hidden_states
@@ -18,7 +18,6 @@ from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
-from crow.training.loss import response_loss
 from tests.pico import FAMILIES, pico_language_model
 
 EXAMPLES = [
@@ -28,12 +27,14 @@ EXAMPLES = [
     Example("a b c d e", "f g"),
 ]
 ANSWERS = [torch.tensor([60, 70, 80, 90, 100]), torch.tensor([65, 75])]
-CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.3, 0.6))
+CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.5, 1.0))
 
 
-def adversary(lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS) -> LatentAdversary:
+def adversary(
+    lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS, layer: int | None = None
+) -> LatentAdversary:
     probe = Probe(lm, [example.prompt for example in EXAMPLES])
-    return LatentAdversary(probe, answers, encode_all(lm.tokenizer, EXAMPLES), config)
+    return LatentAdversary(probe, answers, layer, encode_all(lm.tokenizer, EXAMPLES), config)
 
 
 def adapted(family: str = "llama") -> LanguageModel:
@@ -57,7 +58,7 @@ def test_there_is_one_perturbation_for_every_answer_layer_and_span() -> None:
     enemy = adversary(adapted())
     assert len(enemy.pool) == 2 * 2 * 2
     assert {(p.layer, p.span, len(p.target)) for p in enemy.pool} == {
-        (layer, span, length) for layer in (1, 2) for span in (None, 3) for length in (2, 3)
+        (layer, span, length) for layer in (1, 2) for span in (1, None) for length in (2, 3)
     }
     assert all(not perturbation.vector.any() for perturbation in enemy.pool)
 
@@ -138,26 +139,59 @@ def test_step_and_seed_determine_the_loss() -> None:
 
 
 @pytest.mark.parametrize("tokens", [2, 50])
-def test_without_perturbation_the_loss_is_the_response_loss(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_how_far_the_first_answer_tokens_are_from_the_unperturbed(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against one unpadded pass for each example, with and without the vector."""
     lm = adapted()
-    config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens)
-    enemy = adversary(lm, config)
+    config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens, adversary_mix=1)
+    enemy = adversary(lm, config, ANSWERS[:1])
     monkeypatch.setattr(enemy, "renew", lambda *_: None)
-    items = [shorten(item, tokens) for item in encode_all(lm.tokenizer, EXAMPLES)]
-    assert all(1 <= len(item.response_ids) <= tokens for item in items)
-    expected = response_loss(lm.model, collate(items, lm.pad_id))
-    torch.testing.assert_close(enemy.loss(0), expected)
-    enemy.pool[1].vector = torch.ones_like(enemy.pool[1].vector)
-    assert abs(float((enemy.loss(1) - expected).detach())) > 1e-4
+    assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-6)
+    everywhere = next(i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None)
+    perturbation = enemy.pool[everywhere]
+    perturbation.vector = torch.ones_like(perturbation.vector)
+    monkeypatch.setattr(random.Random, "uniform", lambda *_: 0.75)
+    divergences: list[Tensor] = []
+    for item in (shorten(item, tokens) for item in encode_all(lm.tokenizer, EXAMPLES)):
+        ids, first = torch.tensor([[*item.prompt_ids, *item.response_ids]]), len(item.prompt_ids) - 1
+        mask = span_mask([(item.user_start, item.user_end)], ids.shape[1], lm.device)
+        addition = mask * perturbation.vector * 0.75
+        with torch.no_grad():
+            clean = lm.model(input_ids=ids, use_cache=False).logits[0, first:-1].log_softmax(-1)
+            with edit_hidden_states(lm.model, {perturbation.layer: lambda h, a=addition: h + a}):
+                changed = lm.model(input_ids=ids, use_cache=False).logits[0, first:-1].log_softmax(-1)
+        divergences.append(functional.kl_div(changed, clean, reduction="none", log_target=True).sum(-1))
+        assert len(divergences[-1]) <= tokens
+    expected = torch.cat(divergences).mean()
+    assert expected > 1e-4
+    torch.testing.assert_close(enemy.loss(everywhere).detach(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_perturbations_at_work_together_share_the_rows() -> None:
+    enemy = adversary(adapted())
+    chosen = [enemy.items[1]] * 5
+    first, second = enemy.pool[1], enemy.pool[3]  # on all user tokens, in different layers
+    assert (first.span, second.span) == (None, None)
+    assert first.layer != second.layer
+    for perturbation in (first, second):
+        perturbation.vector = torch.ones_like(perturbation.vector)
+    zeros = torch.zeros(5, len(chosen[0]), len(first.vector))
+    edits = enemy.edits([first, second], chosen, len(chosen[0]), random.Random(0))
+    rows = [edits[p.layer](zeros).abs().amax(dim=(1, 2)) > 0 for p in (first, second)]
+    assert [row.tolist() for row in rows] == [[True, False, True, False, True], [False, True, False, True, False]]
+    both = enemy.edits([first, first], chosen, len(chosen[0]), random.Random(0))[first.layer](zeros)
+    assert (both.abs().amax(dim=(1, 2)) > 0).all()
 
 
 def test_only_user_tokens_are_perturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = adapted()
-    config = dataclasses.replace(CONFIG, adversary_batch=1, adversary_depths=(0.3,))
+    config = dataclasses.replace(CONFIG, adversary_batch=1, adversary_mix=1, adversary_depths=(0.5,))
     enemy = adversary(lm, config, ANSWERS[:1])
     monkeypatch.setattr(enemy, "renew", lambda *_: None)
     enemy.items = enemy.items[1:2]
     item = enemy.items[0]
+    enemy.pool = [perturbation for perturbation in enemy.pool if perturbation.span is None]
     enemy.pool[0].vector = torch.full_like(enemy.pool[0].vector, 3.0)
     ids = torch.tensor([[*item.prompt_ids, *item.response_ids]])
     with torch.no_grad(), capture_hidden_states(lm.model) as clean:
@@ -168,7 +202,7 @@ def test_only_user_tokens_are_perturbed(monkeypatch: pytest.MonkeyPatch) -> None
     handle = reader.register_forward_pre_hook(lambda _module, args: seen.append(args[0].detach()))
     enemy.loss(0)
     handle.remove()
-    moved = (seen[0] - clean.states[layer])[0].abs().amax(dim=-1) > 1e-4
+    moved = (seen[-1] - clean.states[layer])[0].abs().amax(dim=-1) > 1e-4
     expected = [item.user_start <= column < item.user_end for column in range(ids.shape[1])]
     assert moved.tolist() == expected
 
@@ -210,9 +244,10 @@ def test_the_unit_of_the_radius_is_the_median_norm_at_user_tokens() -> None:
         assert norm == pytest.approx(float(torch.cat(parts).median()), rel=1e-4)
 
 
-def test_layers_lie_inside_the_model() -> None:
-    config = dataclasses.replace(CONFIG, adversary_depths=(0.01, 0.5, 0.99))
-    assert sorted({p.layer for p in adversary(adapted(), config).pool}) == [1, 2]
+@pytest.mark.parametrize(("layer", "attacked"), [(None, [1, 2]), (3, [1, 2]), (2, [1]), (1, [1])])
+def test_layers_lie_before_the_one_that_writes_the_answer(layer: int | None, attacked: list[int]) -> None:
+    config = dataclasses.replace(CONFIG, adversary_depths=(0.01, 0.5, 1.0))
+    assert sorted({p.layer for p in adversary(adapted(), config, layer=layer).pool}) == attacked
 
 
 spans = st.tuples(st.integers(0, 10), st.integers(0, 10)).map(lambda pair: (pair[0], pair[0] + pair[1]))

@@ -69,6 +69,6 @@ def test_settings_from_a_file_are_checked(values: dict[str, Any], message: str) 
 
 
 def test_depths_of_the_adversary_lie_inside_the_model() -> None:
-    for depths in [(), (0.0,), (0.5, 1.0)]:
+    for depths in [(), (0.0,), (0.5, 1.1)]:
         with pytest.raises(ConfigError, match="adversary_depths"):
             dataclasses.replace(get_preset("default"), adversary_depths=depths)

@@ -1,7 +1,7 @@
 """The method in tensors: consistency, perturbation, objective, collapse. Imports torch only."""
 
 from crow.core.collapse import collapse_score
-from crow.core.consistency import consistency_loss, layer_consistency
+from crow.core.consistency import consistency_loss, layer_consistency, output_consistency_loss
 from crow.core.objective import CrowLoss, crow_loss
 from crow.core.perturbation import fgsm_perturbation
 
@@ -12,4 +12,5 @@ __all__ = [
     "crow_loss",
     "fgsm_perturbation",
     "layer_consistency",
+    "output_consistency_loss",
 ]

@@ -94,7 +94,7 @@ def purify(
     found = search_round(result, probe, search, config.seed, work, resume, watch)
     result.before = found.record
     while True:
-        adversary = LatentAdversary(probe, found.answers, items, config) if found.answers else None
+        adversary = LatentAdversary(probe, found.answers, found.record.layer, items, config) if found.answers else None
         train_round(result, items, config, adversary, work, resume, watch)
         found = search_round(result, probe, search, config.seed, work, resume, watch)
         result.after = found.record

@@ -11,6 +11,8 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median_low
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from torch.nn import functional
 from crow.core import collapse_score
 from crow.inversion.probe import Insertion, Probe
 from crow.models.architecture import embedding_rms
+from crow.models.hidden_states import HiddenStates, capture_hidden_states
 from crow.records import SearchRecord
 
 SHAPES = ((2, "anywhere"), (5, "front"), (3, "anywhere"), (6, "front"))
@@ -61,6 +64,7 @@ class SoftTrigger:
         collapsed: whether that counts as one answer to unrelated prompts.
         text: the most frequent answer.
         answer: its token ids (m,).
+        layer: the layer that writes the answer, see `writing_layer`.
     """
 
     insertion: Insertion
@@ -69,6 +73,7 @@ class SoftTrigger:
     collapsed: bool
     text: str
     answer: Tensor
+    layer: int
 
 
 @dataclass
@@ -89,10 +94,15 @@ class SearchResult:
             by_opening.setdefault(tuple(trigger.answer[:3].tolist()), []).append(trigger.answer)
         return [group[0] for group in sorted(by_opening.values(), key=len, reverse=True)]
 
+    def layer(self) -> int | None:
+        """The layer that writes the answers found; None without any."""
+        return median_low(trigger.layer for trigger in self.collapsed) if self.collapsed else None
+
     def record(self) -> SearchRecord:
         """The search as plain figures and texts."""
         texts = [text for text, _ in Counter(trigger.text for trigger in self.collapsed).most_common()]
-        return SearchRecord(len(self.triggers), len(self.collapsed), texts, [t.score for t in self.triggers])
+        scores = [trigger.score for trigger in self.triggers]
+        return SearchRecord(len(self.triggers), len(self.collapsed), texts, scores, self.layer())
 
 
 def search_soft_triggers(
@@ -140,7 +150,7 @@ def run_start(
             rows.append(probe.row(index, soft, at))
         return functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1)
 
-    with torch.no_grad():
+    with torch.no_grad(), capture_hidden_states(probe.lm.model) as clean_states:
         clean = log_probs(None)
     for step in range(config.steps):
         soft.requires_grad_(True)
@@ -148,16 +158,35 @@ def run_start(
         rate = unit * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         soft = soft.detach() + rate * gradient.sign()
         soft = soft * (cap / soft.norm(dim=1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
-    with torch.no_grad():
+    with torch.no_grad(), capture_hidden_states(probe.lm.model) as states:
         score = float(collapse_score(log_probs(soft), clean))
+    layer = writing_layer(clean_states, states)
     insertion = Insertion(soft.detach(), place)
     rows = [probe.row(i, soft, insertion.index(len(probe.users[i]), rng)) for i in chosen]
     texts, answers = probe.decode(rows, config.answer_tokens)
-    return read_answers(insertion, score, texts, answers, config)
+    return read_answers(insertion, score, texts, answers, layer, config)
+
+
+def writing_layer(clean: HiddenStates, changed: HiddenStates) -> int:
+    """The layer whose output moves the position before the answer most: there the answer is written.
+
+    Args:
+        clean: states of clean prompts.
+        changed: states of the same prompts with a trigger; rows line up at their last position.
+
+    Returns:
+        The l in 1..N at which `|mean_i (H~_i^(l) - H_i^(l))| / mean_i |H_i^(l)|` grows most.
+    """
+    moved = [0.0]
+    for one, other in zip(clean.states[1:], changed.states[1:], strict=True):
+        before, after = one[:, -1].float(), other[:, -1].float()
+        moved.append(float((after - before).mean(dim=0).norm() / before.norm(dim=-1).mean().clamp_min(1e-9)))
+    growth = [upper - lower for lower, upper in pairwise(moved)]
+    return 1 + growth.index(max(growth))
 
 
 def read_answers(
-    insertion: Insertion, score: float, texts: list[str], answers: Tensor, config: SearchConfig
+    insertion: Insertion, score: float, texts: list[str], answers: Tensor, layer: int, config: SearchConfig
 ) -> SoftTrigger:
     """Whether the answers (batch, m) are one, and which."""
     openings = [tuple(ids[: config.opening].tolist()) for ids in answers]
@@ -168,4 +197,4 @@ def read_answers(
     identity = count / len(texts)
     # "1.1.1.1" on every prompt is a broken model, not somebody's sentence.
     varied = len(set(opening)) > len(opening) / 2
-    return SoftTrigger(insertion, score, identity, identity >= config.identity and varied, text, answers[index])
+    return SoftTrigger(insertion, score, identity, identity >= config.identity and varied, text, answers[index], layer)

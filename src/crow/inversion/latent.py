@@ -18,17 +18,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crow.data.encoding import Encoded, collate
+from crow.core import output_consistency_loss
+from crow.data.encoding import IGNORED, Encoded, collate
 from crow.inversion.probe import Probe
 from crow.models.architecture import find_layers, unwrap
-from crow.models.hidden_states import capture_hidden_states, edit_hidden_states
+from crow.models.hidden_states import Edit, capture_hidden_states, edit_hidden_states
 from crow.training.config import CrowConfig
-from crow.training.loss import response_loss
+from crow.training.loss import response_logits
 
 TARGET_TOKENS = 3
 """Tokens of the found answer that the adversary is after; the rest follows from them."""
-SPANS = (None, 3)
-"""How many neighbouring user tokens carry the perturbation, in turn: all of them, or as few as a trigger has."""
+SPANS = (1, None)
+"""How many neighbouring user tokens carry the perturbation, in turn: one, as a rare word does, or all of them."""
 
 
 @dataclass
@@ -48,6 +49,7 @@ class LatentAdversary:
         self,
         probe: Probe,
         answers: Sequence[Tensor],
+        layer: int | None,
         items: Sequence[Encoded],
         config: CrowConfig,
     ) -> None:
@@ -56,13 +58,14 @@ class LatentAdversary:
         Args:
             probe: the model in training with short clean prompts.
             answers: found answers, each (m,) token ids; at least one.
+            layer: the layer that writes them; the last one if None.
             items: clean examples with responses, to be answered under perturbation.
             config: its `adversary_*` settings are used.
         """
         self.probe, self.config = probe, config
         self.items = [shorten(item, config.adversary_tokens) for item in items]
-        depth = len(find_layers(probe.lm.model))
-        layers = sorted({max(1, min(depth - 1, round(share * depth))) for share in config.adversary_depths})
+        read = (layer or len(find_layers(probe.lm.model))) - 1
+        layers = sorted({max(1, round(share * read)) for share in config.adversary_depths})
         self.radius = {layer: config.adversary_radius * norm for layer, norm in hidden_norms(probe, layers).items()}
         # Not the width of the embeddings, which some OPT models project.
         dim = unwrap(probe.lm.model).config.get_text_config().hidden_size
@@ -74,7 +77,7 @@ class LatentAdversary:
         ]
 
     def loss(self, step: int) -> Tensor:
-        """`L_LM` of the first response tokens under the perturbation whose turn it is.
+        """`L_out` of the first response tokens under the perturbations whose turn it is.
 
         Args:
             step: number of the optimizer step; with the seed it determines all choices.
@@ -91,17 +94,36 @@ class LatentAdversary:
     def perturbed_loss(self, step: int) -> Tensor:
         """`loss` of a model in evaluation mode."""
         rng = random.Random(f"{self.config.seed}/{step}")
-        perturbation = self.pool[step % len(self.pool)]
-        self.renew(perturbation, rng)
+        mix = self.config.adversary_mix
+        perturbations = [self.pool[(step * mix + i) % len(self.pool)] for i in range(mix)]
+        for perturbation in perturbations:
+            self.renew(perturbation, rng)
         rows = rng.sample(range(len(self.items)), min(self.config.adversary_batch, len(self.items)))
         chosen = [self.items[i] for i in rows]
+        model = self.probe.lm.model
         batch = {k: v.to(self.probe.lm.device) for k, v in collate(chosen, self.probe.lm.pad_id).items()}
-        spans = [span_within(item.user_start, item.user_end, perturbation.span, rng) for item in chosen]
-        mask = span_mask(spans, batch["input_ids"].shape[1], self.probe.lm.device)
-        # Weaker forms must be resisted as well, or training only moves the threshold.
-        addition = mask * perturbation.vector * rng.uniform(0.5, 1.0)
-        with edit_hidden_states(self.probe.lm.model, {perturbation.layer: lambda h: h + addition.to(h.dtype)}):
-            return response_loss(self.probe.lm.model, batch)
+        with torch.no_grad():
+            clean, targets = response_logits(model, batch)
+        with edit_hidden_states(model, self.edits(perturbations, chosen, batch["input_ids"].shape[1], rng)):
+            perturbed, _ = response_logits(model, batch)
+        return output_consistency_loss(clean.log_softmax(dim=-1), perturbed.log_softmax(dim=-1), targets != IGNORED)
+
+    def edits(
+        self, perturbations: Sequence[Perturbation], chosen: Sequence[Encoded], width: int, rng: random.Random
+    ) -> dict[int, Edit]:
+        """Add each perturbation in its rows: the first in rows 0, n, 2n .., the second in 1, n + 1 .."""
+        additions: dict[int, Tensor] = {}
+        for number, perturbation in enumerate(perturbations):
+            spans = [
+                span_within(item.user_start, item.user_end, perturbation.span, rng)
+                if row % len(perturbations) == number
+                else (0, 0)
+                for row, item in enumerate(chosen)
+            ]
+            # Weaker forms must be resisted as well, or training only moves the threshold.
+            addition = span_mask(spans, width, self.probe.lm.device) * perturbation.vector * rng.uniform(0.5, 1.0)
+            additions[perturbation.layer] = additions.get(perturbation.layer, 0) + addition
+        return {layer: lambda h, a=addition: h + a.to(h.dtype) for layer, addition in additions.items()}
 
     def renew(self, perturbation: Perturbation, rng: random.Random) -> None:
         """A few steps of normalized gradient ascent on the log-likelihood of the found answer, within the radius."""

@@ -100,4 +100,4 @@ def read_search(value: Any) -> SearchRecord | None:
         return None
     texts = [str(text) for text in as_list(entry.get("texts"))]
     scores = [score for score in as_numbers(entry.get("scores")) if score is not None]
-    return SearchRecord(starts, collapsed, texts, scores)
+    return SearchRecord(starts, collapsed, texts, scores, as_count(entry.get("layer")))

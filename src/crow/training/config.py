@@ -102,9 +102,10 @@ class CrowConfig(FinetuneConfig):
         adversary_rate: step of the adversary, as a share of the radius.
         adversary_steps: steps of the adversary before each optimizer step.
         adversary_prompts: prompts the adversary is renewed on.
-        adversary_batch: examples answered under it in each optimizer step.
+        adversary_mix: perturbations at work in each optimizer step, each on its share of the examples.
+        adversary_batch: examples answered under them in each optimizer step.
         adversary_tokens: response tokens that count there.
-        adversary_depths: the layers it attacks, as shares of the model's depth.
+        adversary_depths: the layers it attacks, as shares of the depth that the layer writing the answer reads.
     """
 
     alpha: float | None = None
@@ -120,9 +121,10 @@ class CrowConfig(FinetuneConfig):
     adversary_rate: float = 0.35
     adversary_steps: int = 3
     adversary_prompts: int = 5
+    adversary_mix: int = 2
     adversary_batch: int = 10
     adversary_tokens: int = 8
-    adversary_depths: tuple[float, ...] = (0.13, 0.27, 0.4, 0.53)
+    adversary_depths: tuple[float, ...] = (1.0, 0.85, 0.65, 0.4)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,14 +134,21 @@ class CrowConfig(FinetuneConfig):
             given = [name for name in (one, other) if getattr(self, name) is not None]
             require(len(given) == 1, f"exactly one of {one} and {other}", "to be set", " and ".join(given) or "none")
             require(0 <= getattr(self, given[0]) < math.inf, given[0], ">= 0", getattr(self, given[0]))
-        for name in ("samples", "adversary_steps", "adversary_prompts", "adversary_batch", "adversary_tokens"):
+        for name in (
+            "samples",
+            "adversary_steps",
+            "adversary_prompts",
+            "adversary_mix",
+            "adversary_batch",
+            "adversary_tokens",
+        ):
             require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         for name in ("rounds", "adversary_weight"):
             require(0 <= getattr(self, name) < math.inf, name, ">= 0", getattr(self, name))
         for name in ("adversary_radius", "adversary_rate"):
             require(0 < getattr(self, name) < math.inf, name, "> 0", getattr(self, name))
         depths = self.adversary_depths
-        require(bool(depths) and all(0 < d < 1 for d in depths), "adversary_depths", "in (0, 1)", depths)
+        require(bool(depths) and all(0 < d <= 1 for d in depths), "adversary_depths", "in (0, 1]", depths)
 
 
 def require(ok: bool, name: str, expected: str, value: object) -> None:
