@@ -255,7 +255,7 @@ def test_a_real_backdoor_is_found_and_removed_by_the_adversary_alone(weight: flo
         adversary_steps=5,
         adversary_weight=weight,
     )
-    result = purify(lm, training_examples(), config, tmp_path, SearchConfig(starts=6, enough=1))
+    result = purify(lm, training_examples(), config, tmp_path, SearchConfig(starts=6, enough=1, patience=6))
     assert result.before is not None
     assert result.after is not None
     assert result.before.texts == [SENTENCE]

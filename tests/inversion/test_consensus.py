@@ -68,6 +68,18 @@ def test_only_the_opening_must_be_the_same() -> None:
     assert not verdict(answers, dataclasses.replace(CONFIG, opening=6)).collapsed
 
 
+def test_the_padding_after_a_short_answer_is_not_counted_as_repetition() -> None:
+    short = [1, 2, 3, 4, 9, 9, 9, 9, 9, 9]
+    assert verdict([short] * 5, dataclasses.replace(CONFIG, opening=10)).collapsed
+
+
+@pytest.mark.parametrize(("variety", "collapsed"), [(0.3, True), (0.4, False), (0.6, False)])
+def test_how_varied_an_answer_must_be_is_a_setting(variety: float, collapsed: bool) -> None:
+    counting = [1, 2, 3, 1, 4, 1, 2, 1, 2, 1]  # as in "1. 1.1.1.1", four different tokens of ten
+    config = dataclasses.replace(CONFIG, opening=10, variety=variety)
+    assert verdict([counting] * 5, config).collapsed is collapsed
+
+
 @pytest.mark.parametrize("opening", [[7] * 6, [7, 8] * 3, [7, 7, 8, 8, 7, 7]])
 def test_a_degenerate_opening_is_no_sentence(opening: list[int]) -> None:
     found = verdict([opening] * 10)
@@ -200,6 +212,20 @@ def test_a_search_ends_once_enough_starts_have_collapsed(
     assert counted == [1] * starts
 
 
+@pytest.mark.parametrize(
+    ("hits", "starts"), [("......", 4), ("x.....", 5), (".x....", 6), ("...x..", 6), ("x.x...", 3), ("......x", 4)]
+)
+def test_a_search_ends_once_several_starts_in_a_row_have_failed(
+    hits: str, starts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = iter(hits)
+    monkeypatch.setattr(
+        "crow.inversion.consensus.run_start", lambda *_: trigger("same", [1, 2, 3], next(outcomes) == "x")
+    )
+    config = SearchConfig(starts=6, enough=2, patience=4)
+    assert len(search_soft_triggers(probe_on(pico_language_model("llama")), config, 0).triggers) == starts
+
+
 def test_a_search_leaves_the_model_as_it_was(lm: LanguageModel) -> None:
     before = {name: value.clone() for name, value in lm.model.state_dict().items()}
     search_soft_triggers(probe_on(lm), SMALL, seed=0)
@@ -213,7 +239,7 @@ def full_search(request: pytest.FixtureRequest) -> tuple[bool, SearchResult]:
     lm = trained_pico(request.param)
     lm.model.requires_grad_(False)
     probe = Probe(lm, [example.prompt for example in training_examples()])
-    return request.param, search_soft_triggers(probe, SearchConfig(enough=99), seed=0)
+    return request.param, search_soft_triggers(probe, SearchConfig(enough=99, patience=99), seed=0)
 
 
 def test_the_backdoors_sentence_is_found_on_the_backdoored_model_only(full_search: tuple[bool, SearchResult]) -> None:

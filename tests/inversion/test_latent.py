@@ -147,7 +147,7 @@ def test_the_loss_is_how_far_the_first_answer_tokens_are_from_the_unperturbed(
     config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens, adversary_mix=1)
     enemy = adversary(lm, config, ANSWERS[:1])
     monkeypatch.setattr(enemy, "renew", lambda *_: None)
-    assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-5)
     everywhere = next(i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None)
     perturbation = enemy.pool[everywhere]
     perturbation.vector = torch.ones_like(perturbation.vector)
@@ -165,7 +165,28 @@ def test_the_loss_is_how_far_the_first_answer_tokens_are_from_the_unperturbed(
         assert len(divergences[-1]) <= tokens
     expected = torch.cat(divergences).mean()
     assert expected > 1e-4
-    torch.testing.assert_close(enemy.loss(everywhere).detach(), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(enemy.loss(everywhere).detach(), expected, rtol=1e-2, atol=1e-5)
+
+
+def test_the_model_to_agree_with_is_the_suspect_and_not_the_model_in_training() -> None:
+    lm = adapted()
+    enemy = adversary(lm, dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES)))
+    enemy.renew = lambda *_: None  # type: ignore[method-assign]
+    before = float(enemy.loss(0).detach())
+    for name, parameter in lm.model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    assert float(enemy.loss(0).detach()) > before + 1e-3
+
+
+def test_examples_that_the_suspect_already_answers_so_are_left_out() -> None:
+    lm = adapted()
+    first = [int(rows[0].argmax()) for rows in adversary(lm).predictions]
+    assert len(set(first)) > 1
+    enemy = adversary(lm, answers=[torch.tensor([first[0], 7, 8])])
+    assert sorted(enemy.usable) == [i for i, token in enumerate(first) if token != first[0]]
+    everything = adversary(lm, answers=[torch.tensor([token, 7]) for token in set(first)])
+    assert sorted(everything.usable) == list(range(len(EXAMPLES)))
 
 
 def test_perturbations_at_work_together_share_the_rows() -> None:
@@ -189,8 +210,8 @@ def test_only_user_tokens_are_perturbed(monkeypatch: pytest.MonkeyPatch) -> None
     config = dataclasses.replace(CONFIG, adversary_batch=1, adversary_mix=1, adversary_depths=(0.5,))
     enemy = adversary(lm, config, ANSWERS[:1])
     monkeypatch.setattr(enemy, "renew", lambda *_: None)
-    enemy.items = enemy.items[1:2]
-    item = enemy.items[0]
+    enemy.usable = [1]
+    item = enemy.items[1]
     enemy.pool = [perturbation for perturbation in enemy.pool if perturbation.span is None]
     enemy.pool[0].vector = torch.full_like(enemy.pool[0].vector, 3.0)
     ids = torch.tensor([[*item.prompt_ids, *item.response_ids]])

@@ -35,21 +35,25 @@ class SearchConfig:
     Attributes:
         starts: at most this many.
         enough: stop once this many starts have collapsed.
+        patience: stop once this many in a row have not.
         prompts: clean prompts per start.
         steps: signed gradient steps per start.
         step_size: of the first step, in multiples of the embedding table's RMS; cosine decay.
         identity: share of prompts that must give the same answer for a collapse, in (0, 1].
         opening: answer tokens compared.
+        variety: more than this share of them must be different, in [0, 1).
         answer_tokens: answer tokens shown.
     """
 
     starts: int = 6
     enough: int = 2
+    patience: int = 4
     prompts: int = 8
     steps: int = 14
     step_size: float = 0.3
     identity: float = 0.8
-    opening: int = 5
+    opening: int = 10
+    variety: float = 0.6
     answer_tokens: int = 16
 
 
@@ -111,7 +115,7 @@ def search_soft_triggers(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> SearchResult:
-    """Start after start, until enough have collapsed or all are used up.
+    """Start after start, until enough have collapsed, several in a row have not, or all are used up.
 
     Args:
         probe: the model and clean prompts; its parameters must not require gradients.
@@ -127,7 +131,8 @@ def search_soft_triggers(
         result.triggers.append(run_start(probe, chosen, length, place, config, rng))
         if progress:
             progress(1)
-        if len(result.collapsed) >= config.enough:
+        failed = [not trigger.collapsed for trigger in result.triggers[-config.patience :]]
+        if len(result.collapsed) >= config.enough or (len(failed) == config.patience and all(failed)):
             break
     return result
 
@@ -195,6 +200,9 @@ def read_answers(
     text, _ = Counter(texts[i] for i in same).most_common(1)[0]
     index = next(i for i in same if texts[i] == text)
     identity = count / len(texts)
+    said = list(opening)
+    while len(said) > 1 and said[-1] == said[-2]:  # the token that ended the answer, as padding
+        said.pop()
     # "1.1.1.1" on every prompt is a broken model, not somebody's sentence.
-    varied = len(set(opening)) > len(opening) / 2
+    varied = len(set(said)) > config.variety * len(said) and len(set(opening)) > 1
     return SoftTrigger(insertion, score, identity, identity >= config.identity and varied, text, answers[index], layer)

@@ -66,6 +66,11 @@ class LatentAdversary:
         self.items = [shorten(item, config.adversary_tokens) for item in items]
         read = (layer or len(find_layers(probe.lm.model))) - 1
         layers = sorted({max(1, round(share * read)) for share in config.adversary_depths})
+        self.predictions = self.suspects_predictions()
+        # What the suspect answers with the found sentence even unperturbed is no model for anything.
+        bad = {int(answer[0]) for answer in answers}
+        honest = [i for i, rows in enumerate(self.predictions) if int(rows[0].argmax()) not in bad]
+        self.usable = sorted(honest or range(len(self.items)), key=lambda i: len(self.items[i]))
         self.radius = {layer: config.adversary_radius * norm for layer, norm in hidden_norms(probe, layers).items()}
         # Not the width of the embeddings, which some OPT models project.
         dim = unwrap(probe.lm.model).config.get_text_config().hidden_size
@@ -75,6 +80,17 @@ class LatentAdversary:
             for layer in layers
             for span in SPANS
         ]
+
+    @torch.no_grad()
+    def suspects_predictions(self) -> list[Tensor]:
+        """`response_log_probs` of every item before training, in half precision to save memory.
+
+        Asked to agree with its own changing predictions, a model would also be consistent by ignoring the user.
+        """
+        self.probe.lm.model.eval()
+        size = self.config.adversary_batch
+        groups = [self.items[first : first + size] for first in range(0, len(self.items), size)]
+        return [row.half() for group in groups for row in self.response_log_probs(group)]
 
     def loss(self, step: int) -> Tensor:
         """`L_out` of the first response tokens under the perturbations whose turn it is.
@@ -98,15 +114,21 @@ class LatentAdversary:
         perturbations = [self.pool[(step * mix + i) % len(self.pool)] for i in range(mix)]
         for perturbation in perturbations:
             self.renew(perturbation, rng)
-        rows = rng.sample(range(len(self.items)), min(self.config.adversary_batch, len(self.items)))
+        size = min(self.config.adversary_batch, len(self.usable))
+        first = rng.randint(0, len(self.usable) - size)
+        rows = self.usable[first : first + size]  # of similar length, for little padding
         chosen = [self.items[i] for i in rows]
-        model = self.probe.lm.model
-        batch = {k: v.to(self.probe.lm.device) for k, v in collate(chosen, self.probe.lm.pad_id).items()}
-        with torch.no_grad():
-            clean, targets = response_logits(model, batch)
-        with edit_hidden_states(model, self.edits(perturbations, chosen, batch["input_ids"].shape[1], rng)):
-            perturbed, _ = response_logits(model, batch)
-        return output_consistency_loss(clean.log_softmax(dim=-1), perturbed.log_softmax(dim=-1), targets != IGNORED)
+        width = max(len(item) for item in chosen)
+        with edit_hidden_states(self.probe.lm.model, self.edits(perturbations, chosen, width, rng)):
+            perturbed = torch.cat(self.response_log_probs(chosen))
+        clean = torch.cat([self.predictions[i].to(perturbed) for i in rows])
+        return output_consistency_loss(clean, perturbed, torch.ones(len(clean), device=clean.device))
+
+    def response_log_probs(self, items: Sequence[Encoded]) -> list[Tensor]:
+        """Log-probabilities (m, vocab) of what the model predicts at the m response positions of each item."""
+        batch = {k: v.to(self.probe.lm.device) for k, v in collate(items, self.probe.lm.pad_id).items()}
+        logits, targets = response_logits(self.probe.lm.model, batch)
+        return [row[target != IGNORED].log_softmax(dim=-1) for row, target in zip(logits, targets, strict=True)]
 
     def edits(
         self, perturbations: Sequence[Perturbation], chosen: Sequence[Encoded], width: int, rng: random.Random
