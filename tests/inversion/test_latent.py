@@ -38,7 +38,9 @@ def adversary(
 
 
 def adapted(family: str = "llama") -> LanguageModel:
-    return make_trainable(pico_language_model(family), CONFIG)
+    lm = make_trainable(pico_language_model(family), CONFIG)
+    lm.model.eval()
+    return lm
 
 
 def likelihood(enemy: LatentAdversary, perturbation: Perturbation, vector: Tensor) -> float:
@@ -147,7 +149,7 @@ def test_the_loss_is_how_far_the_first_answer_tokens_are_from_the_unperturbed(
     config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens, adversary_mix=1)
     enemy = adversary(lm, config, ANSWERS[:1])
     monkeypatch.setattr(enemy, "renew", lambda *_: None)
-    assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-5)
+    assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-4)  # kept in half precision
     everywhere = next(i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None)
     perturbation = enemy.pool[everywhere]
     perturbation.vector = torch.ones_like(perturbation.vector)
@@ -164,8 +166,8 @@ def test_the_loss_is_how_far_the_first_answer_tokens_are_from_the_unperturbed(
         divergences.append(functional.kl_div(changed, clean, reduction="none", log_target=True).sum(-1))
         assert len(divergences[-1]) <= tokens
     expected = torch.cat(divergences).mean()
-    assert expected > 1e-4
-    torch.testing.assert_close(enemy.loss(everywhere).detach(), expected, rtol=1e-2, atol=1e-5)
+    assert expected > 1e-3
+    torch.testing.assert_close(enemy.loss(everywhere).detach(), expected, rtol=1e-2, atol=1e-4)
 
 
 def test_the_model_to_agree_with_is_the_suspect_and_not_the_model_in_training() -> None:

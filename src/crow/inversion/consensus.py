@@ -180,14 +180,15 @@ def writing_layer(clean: HiddenStates, changed: HiddenStates) -> int:
         changed: states of the same prompts with a trigger; rows line up at their last position.
 
     Returns:
-        The l in 1..N at which `|mean_i (H~_i^(l) - H_i^(l))| / mean_i |H_i^(l)|` grows most.
+        The l at which `|mean_i (H~_i^(l) - H_i^(l))| / mean_i |H_i^(l)|` grows most, in 1..N-1: what the last layer
+        puts out is large whatever it says, and nothing reads it but the head.
     """
     moved = [0.0]
     for one, other in zip(clean.states[1:], changed.states[1:], strict=True):
         before, after = one[:, -1].float(), other[:, -1].float()
         moved.append(float((after - before).mean(dim=0).norm() / before.norm(dim=-1).mean().clamp_min(1e-9)))
-    growth = [upper - lower for lower, upper in pairwise(moved)]
-    return 1 + growth.index(max(growth))
+    growth = [upper - lower for lower, upper in pairwise(moved)][:-1]
+    return 1 + growth.index(max(growth)) if growth else 1
 
 
 def read_answers(

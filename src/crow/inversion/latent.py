@@ -11,11 +11,12 @@ answer is given; here it is universal, and the answer was found by `search_soft_
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from crow.core import output_consistency_loss
@@ -66,12 +67,15 @@ class LatentAdversary:
         self.items = [shorten(item, config.adversary_tokens) for item in items]
         read = (layer or len(find_layers(probe.lm.model))) - 1
         layers = sorted({max(1, round(share * read)) for share in config.adversary_depths})
-        self.predictions = self.suspects_predictions()
+        with evaluating(probe.lm.model):
+            probe.refresh()  # a resumed run has not searched with these weights
+            norms = hidden_norms(probe, layers)
+            self.predictions = self.suspects_predictions()
         # What the suspect answers with the found sentence even unperturbed is no model for anything.
         bad = {int(answer[0]) for answer in answers}
         honest = [i for i, rows in enumerate(self.predictions) if int(rows[0].argmax()) not in bad]
         self.usable = sorted(honest or range(len(self.items)), key=lambda i: len(self.items[i]))
-        self.radius = {layer: config.adversary_radius * norm for layer, norm in hidden_norms(probe, layers).items()}
+        self.radius = {layer: config.adversary_radius * norm for layer, norm in norms.items()}
         # Not the width of the embeddings, which some OPT models project.
         dim = unwrap(probe.lm.model).config.get_text_config().hidden_size
         self.pool = [
@@ -87,7 +91,6 @@ class LatentAdversary:
 
         Asked to agree with its own changing predictions, a model would also be consistent by ignoring the user.
         """
-        self.probe.lm.model.eval()
         size = self.config.adversary_batch
         groups = [self.items[first : first + size] for first in range(0, len(self.items), size)]
         return [row.half() for group in groups for row in self.response_log_probs(group)]
@@ -98,14 +101,9 @@ class LatentAdversary:
         Args:
             step: number of the optimizer step; with the seed it determines all choices.
         """
-        model = self.probe.lm.model
-        was_training = model.training
         # In training mode, gradient checkpointing would drop the cache, and recompute layers without the perturbation.
-        model.eval()
-        try:
+        with evaluating(self.probe.lm.model):
             return self.perturbed_loss(step)
-        finally:
-            model.train(was_training)
 
     def perturbed_loss(self, step: int) -> Tensor:
         """`loss` of a model in evaluation mode."""
@@ -189,6 +187,17 @@ class LatentAdversary:
         """Put back what `state` returned."""
         for i, perturbation in enumerate(self.pool):
             perturbation.vector = state[str(i)].to(self.probe.lm.device)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the context the model is in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def shorten(item: Encoded, tokens: int) -> Encoded:
