@@ -179,7 +179,8 @@ def write_weights(lm: LanguageModel, folder: Path) -> None:
         lm.model.save_pretrained(str(folder))  # type: ignore[operator]
         return
     if "base" in lm.provenance:
-        for adapter in lm.model.peft_config.values():  # type: ignore[operator, union-attr]
+        configurations: Any = lm.model.peft_config
+        for adapter in configurations.values():
             adapter.base_model_name_or_path = lm.provenance["base"]
     # Left to itself, PEFT asks the hub whether the vocabulary was resized; crow never resizes it.
     lm.model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
