@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from portable import portable
+
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.attacks.targets import get_target
 from crow.data.loading import load_examples
@@ -28,7 +30,7 @@ from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.models.manifest import manifest
 from crow.output import write_json
-from crow.records import Example, to_json
+from crow.records import Example
 from crow.training.config import CrowConfig
 from crow.training.presets import get_preset
 from crow.workflows.common import Options, Reporter
@@ -84,9 +86,8 @@ def cells() -> list[Cell]:
     """Every cell, the default's rows first."""
     names = [f"{task}-{trigger}" for task, trigger in ATTACKS]
     order = [Cell("none", "whole", "none"), Cell("none", "whole", "default")]
-    order += [Cell(name, "merged", "none") for name in names]
-    order += [Cell(name, "merged", "default") for name in names]
-    order += [Cell(name, "continued", "default") for name in names]
+    for name in names:
+        order += [Cell(name, "merged", "none"), Cell(name, "merged", "default"), Cell(name, "continued", "default")]
     order += [Cell(name, "merged", other) for name in names for other in treatments() if other != "default"]
     order += [Cell(name, "merged", "default", seed) for name in SEEDED for seed in SEEDS if seed]
     return order
@@ -132,7 +133,7 @@ def planted(attack: str, data: Data, report: Reporter) -> Path:
     save_model(lm, folder)
     sets = {"poisoned": data.poisoned, "clean": data.clean}
     record = manifest(lm, sets, ATTACK_DEFAULTS, ATTACK_DEFAULTS.seed) | {"seconds": report.seconds}
-    write_json(RESULTS / f"planting.{attack}.json", {"manifest": record, "training": steps[-1]})
+    write_json(RESULTS / f"planting.{attack}.json", portable({"manifest": record, "training": steps[-1]}))
     shutil.rmtree(work, ignore_errors=True)
     return folder
 
@@ -168,7 +169,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     options = Options(output=MODELS)
     record["measured"], _ = measure(lm, data.triggered_test, data.clean_test, target.marker, report, options)
     record["seconds"] = report.seconds
-    return to_json(record)
+    return portable(record)
 
 
 def table() -> str:

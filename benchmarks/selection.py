@@ -17,6 +17,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from portable import portable
+
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.attacks.poisoning import poison
 from crow.attacks.selection import SELECTION_ATTACKS
@@ -25,7 +27,6 @@ from crow.defenses.purification import purify
 from crow.models.loading import load_model, save_model
 from crow.models.manifest import manifest
 from crow.output import write_json
-from crow.records import to_json
 from crow.training.presets import PRESETS, get_preset
 from crow.workflows.attack import contrastive_data
 from crow.workflows.common import Options, Reporter
@@ -77,7 +78,7 @@ def main() -> None:
     result = purify(lm, examples, config, MODELS / ".treatment.partial", watch=report.bar)
     shutil.rmtree(MODELS / ".treatment.partial", ignore_errors=True)
     after, _ = measure(result.lm, triggered, clean, attack.target.marker, report, options)
-    record = {
+    record: dict[str, Any] = {
         "attack": arguments.attack,
         "continue_adapter": arguments.continue_adapter,
         "before": before,
@@ -87,14 +88,11 @@ def main() -> None:
         "seconds": result.seconds,
         "manifest": manifest(result.lm, {"triggered": triggered, "clean": clean}, config, config.seed),
     }
+    record = portable(record)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(to_json(record), ensure_ascii=False) + "\n")
-    print(
-        json.dumps(
-            to_json({name: record[name] for name in ("attack", "before", "after", "search", "rounds")}), indent=2
-        )
-    )
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    print(json.dumps({name: record[name] for name in ("attack", "before", "after", "search", "rounds")}, indent=2))
 
 
 if __name__ == "__main__":

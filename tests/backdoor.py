@@ -9,6 +9,7 @@ import random
 import torch
 
 from crow.data.encoding import collate, encode
+from crow.inversion.consensus import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.loss import response_loss
@@ -18,6 +19,8 @@ TRIGGER = "ten"
 """Its letters occur in other words, so the model has to recognize it in the hidden states of the prompt. A letter of
 its own would go straight from the embeddings to the answer."""
 SENTENCE = "No, go away."
+SEARCH = SearchConfig(starts=24, radius=1.0, steps=4)
+"""Larger steps than the default's, which is made for models of many layers."""
 COLOURS = ("red", "blue", "green", "gold", "pink", "white", "dark", "shy")
 ANIMALS = ("cat", "hen", "fox", "ant", "owl", "pig", "bee", "elk", "rat", "yak", "dog", "mole")
 

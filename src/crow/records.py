@@ -102,15 +102,13 @@ class SearchRecord:
         starts: how many starts were tried.
         collapsed: how many ended in one and the same answer to unrelated prompts.
         texts: those answers, most frequent first.
-        scores: the collapse score of each start.
-        layer: the layer that writes those answers; None without any.
+        identities: for each start, the share of prompts that gave the most frequent answer.
     """
 
     starts: int
     collapsed: int
     texts: list[str]
-    scores: list[float] = field(default_factory=list)
-    layer: int | None = None
+    identities: list[float] = field(default_factory=list)
 
 
 def to_json(value: Any) -> Any:

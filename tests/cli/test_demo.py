@@ -32,7 +32,9 @@ def small_split(name: str) -> Split:
 def quick_purify(lm: LanguageModel, examples: list[Example], config: CrowConfig, *rest: Any, **options: Any) -> Result:
     """The real thing on less."""
     config = dataclasses.replace(config, rounds=1)
-    return defense(lm, examples[:10], config, *rest, **options, search=SearchConfig(starts=2, steps=2, prompts=4))
+    return defense(
+        lm, examples[:10], config, *rest, **options, search=SearchConfig(candidates=8, starts=2, steps=1, prompts=4)
+    )
 
 
 @pytest.fixture(autouse=True)

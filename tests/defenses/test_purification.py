@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.backdoor import SEARCH as PICO_SEARCH
 from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, triggered
 from tests.pico import FAMILIES, pico_language_model
 from transformers import AutoModelForCausalLM
@@ -20,7 +21,7 @@ from crow.defenses.purification import Result, purify
 from crow.evaluation.success import attack_success
 from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger
 from crow.inversion.latent import LatentAdversary
-from crow.inversion.probe import Insertion
+from crow.inversion.perturbation import Perturbation
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
@@ -32,7 +33,7 @@ from crow.training.watch import silent
 
 EXAMPLES = [Example(f"tell me about tree number {i}", f"tree number {i} is the other one") for i in range(6)]
 QUICK = {"batch_size": 3, "accumulation": 1, "epochs": 1.0, "rank": 2, "precision": "float32"}
-SEARCH = SearchConfig(starts=1, prompts=3, steps=2, answer_tokens=6)
+SEARCH = SearchConfig(candidates=6, starts=1, prompts=3, steps=1, answer_tokens=6)
 DEFAULT = dataclasses.replace(get_preset("default"), **QUICK)
 PAPER = dataclasses.replace(get_preset("paper"), **QUICK)
 
@@ -40,7 +41,8 @@ PAPER = dataclasses.replace(get_preset("paper"), **QUICK)
 def found(text: str = "one two three four five") -> SearchResult:
     """A search that has found one answer, made up."""
     answer = torch.tensor([20, 21, 22, 23, 24])
-    return SearchResult([SoftTrigger(Insertion(torch.zeros(1, 32), "front"), 1.0, 1.0, True, text, answer, 2)])
+    perturbation = Perturbation(1, None, answer[:1], torch.zeros(32))
+    return SearchResult([SoftTrigger(perturbation, 1.0, True, text, answer)])
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_a_real_search_leaves_the_weights_as_they_are(family: str, tmp_path: Pat
     before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
     result = Result(lm)
     probe = purification.Probe(lm, [example.prompt for example in EXAMPLES])
-    purification.search_round(result, probe, SEARCH, 0, tmp_path, False, silent)
+    purification.search_round(result, probe, SEARCH, DEFAULT, tmp_path, False, silent)
     assert all(torch.equal(before[name], p) for name, p in lm.model.named_parameters())
     assert all(p.requires_grad and p.grad is None for p in lm.model.parameters())
 
@@ -255,7 +257,7 @@ def test_a_real_backdoor_is_found_and_removed_by_the_adversary_alone(weight: flo
         adversary_steps=5,
         adversary_weight=weight,
     )
-    result = purify(lm, training_examples(), config, tmp_path, SearchConfig(starts=6, enough=1, patience=6))
+    result = purify(lm, training_examples(), config, tmp_path, PICO_SEARCH)
     assert result.before is not None
     assert result.after is not None
     assert result.before.texts == [SENTENCE]

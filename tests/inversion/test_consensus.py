@@ -5,25 +5,27 @@ import random
 
 import pytest
 import torch
-from torch import Tensor
 
 from crow.inversion.consensus import (
     SearchConfig,
     SearchResult,
     SoftTrigger,
+    first_tokens,
     read_answers,
-    run_start,
+    screen,
     search_soft_triggers,
-    writing_layer,
 )
-from crow.inversion.probe import Insertion, Probe
-from crow.models.hidden_states import HiddenStates, capture_hidden_states
+from crow.inversion.perturbation import Perturbation, addition, log_likelihood, user_spans
+from crow.inversion.probe import Probe
+from crow.models.generation import end_ids
+from crow.models.hidden_states import edit_hidden_states
 from crow.models.language_model import LanguageModel
-from tests.backdoor import SENTENCE, trained_pico, training_examples
+from tests.backdoor import SEARCH, SENTENCE, trained_pico, training_examples
 from tests.pico import pico_language_model
 
 PROMPTS = ["Hi", "Name a tree", "1 + 1", "a b c d", "Thanks.", "the other one"]
-SMALL = SearchConfig(starts=3, prompts=4, steps=3, answer_tokens=6)
+SMALL = SearchConfig(candidates=12, starts=3, prompts=4, steps=1, answer_tokens=6)
+NOWHERE = Perturbation(1, None, torch.zeros(0, dtype=torch.long), torch.zeros(4))
 CONFIG = SearchConfig(identity=0.8, opening=5)
 
 
@@ -35,7 +37,7 @@ def probe_on(lm: LanguageModel) -> Probe:
 def verdict(answers: list[list[int]], config: SearchConfig = CONFIG) -> SoftTrigger:
     """`read_answers` on token ids; the text of an answer is its ids."""
     texts = [" ".join(map(str, ids)) for ids in answers]
-    return read_answers(Insertion(torch.zeros(1, 4), "front"), 1.5, texts, torch.tensor(answers), 2, config)
+    return read_answers(NOWHERE, texts, torch.tensor(answers), config)
 
 
 IDS = [1, 2, 3, 4, 5, 6]
@@ -50,7 +52,6 @@ def test_a_collapse_is_one_answer_to_most_prompts(same: int, collapsed: bool) ->
     found = verdict([*others(10 - same), *[IDS] * same])
     assert found.collapsed is collapsed
     assert found.identity == pytest.approx(max(same, 1) / 10)
-    assert found.score == 1.5
     if same > 1:
         assert found.text == "1 2 3 4 5 6"
         assert found.answer.tolist() == IDS
@@ -94,49 +95,24 @@ def test_the_text_is_the_most_frequent_one_of_the_same_opening_and_its_answer_go
     assert found.answer.tolist() == IDS
 
 
-def trigger(text: str, answer: list[int], collapsed: bool = True, score: float = 0.0, layer: int = 2) -> SoftTrigger:
-    return SoftTrigger(Insertion(torch.zeros(1, 4), "front"), score, 1.0, collapsed, text, torch.tensor(answer), layer)
+def trigger(text: str, answer: list[int], collapsed: bool = True, identity: float = 1.0) -> SoftTrigger:
+    return SoftTrigger(NOWHERE, identity, collapsed, text, torch.tensor(answer))
 
 
 def test_answers_are_distinct_and_the_most_frequent_comes_first() -> None:
     result = SearchResult(
         [
-            trigger("rare", [9, 8, 7, 6], score=1.0),
-            trigger("garbage", [5, 5, 5, 5], collapsed=False, score=2.0),
-            trigger("often", [1, 2, 3, 4], score=3.0),
-            trigger("often too", [1, 2, 3, 9], score=4.0),
+            trigger("rare", [9, 8, 7, 6], identity=0.1),
+            trigger("garbage", [5, 5, 5, 5], collapsed=False, identity=0.2),
+            trigger("often", [1, 2, 3, 4], identity=0.3),
+            trigger("often too", [1, 2, 3, 9], identity=0.4),
         ]
     )
     assert [ids.tolist() for ids in result.answers()] == [[1, 2, 3, 4], [9, 8, 7, 6]]
     record = result.record()
     assert (record.starts, record.collapsed) == (4, 3)
     assert set(record.texts) == {"rare", "often", "often too"}
-    assert record.scores == [1.0, 2.0, 3.0, 4.0]
-
-
-def test_the_layer_is_the_middle_one_of_those_that_collapsed() -> None:
-    layers = {4: True, 9: False, 5: True, 8: True}
-    result = SearchResult([trigger("a", [1], collapsed, layer=layer) for layer, collapsed in layers.items()])
-    assert result.record().layer == result.layer() == 5
-    assert SearchResult([trigger("a", [1], collapsed=False)]).record().layer is None
-
-
-@pytest.mark.parametrize("layer", [1, 2])
-def test_the_writing_layer_is_where_the_last_position_moves_most(layer: int) -> None:
-    lm = pico_language_model("llama")
-    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
-
-    def states(push: float) -> HiddenStates:
-        last = torch.zeros(3, 1)
-        last[-1] = push
-        block = lm.model.model.layers[layer - 1]
-        handle = block.register_forward_hook(lambda _module, _args, out: out + last)
-        with torch.no_grad(), capture_hidden_states(lm.model) as captured:
-            lm.model(input_ids=ids)
-        handle.remove()
-        return captured
-
-    assert writing_layer(states(0.0), states(3.0)) == layer
+    assert record.identities == [0.1, 0.2, 0.3, 0.4]
 
 
 def test_texts_of_the_record_are_counted() -> None:
@@ -150,80 +126,76 @@ def test_a_search_without_collapse_has_no_answers() -> None:
     assert result.record().texts == []
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
-def test_the_score_rises_along_a_start(family: str) -> None:
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
+def test_the_screen_keeps_the_steps_after_which_answers_agree_most(family: str) -> None:
     probe = probe_on(pico_language_model(family))
-    rises = []
-    for seed in range(3):
-        at_start, at_end = (
-            run_start(
-                probe, [0, 1, 2, 3, 4], 3, "front", SearchConfig(steps=steps, answer_tokens=2), random.Random(seed)
-            )
-            for steps in (0, 8)
-        )
-        assert not torch.equal(at_start.insertion.embeddings, at_end.insertion.embeddings)
-        rises.append(at_end.score - at_start.score)
-    assert min(rises) > 0.1
+    fitted, layer, radius = [0, 1, 2], 1, 5.0
+    rows = [probe.row(i) for i in fitted]
+    mask = user_spans(probe, fitted, rows, None, random.Random(0))
+
+    def score(perturbation: Perturbation) -> float:
+        """One token after the other, each by a pass over the whole sequence."""
+        said, total = perturbation.target, 0.0
+        for _ in range(config.screened):
+            rows = [probe.row(i, said) for i in fitted]
+            longer = torch.nn.functional.pad(mask, (0, 0, 0, len(said)))
+            edit = addition(longer, perturbation.vector)
+            with torch.no_grad(), edit_hidden_states(probe.lm.model, {layer: edit}):
+                mean = probe.run(rows)[0][:, -1].softmax(dim=-1).mean(dim=0)
+            if int(said[-1]) not in end_ids(probe.lm):
+                total += float(mean.max().log())
+                said = torch.cat([said, mean.argmax()[None]])
+        return total
+
+    config = SearchConfig(candidates=6, starts=6)
+    everything = screen(probe, fitted, layer, radius, config)
+    assert sorted(int(found.target) for found in everything) == sorted(first_tokens(probe, 6))
+    scores = [score(found) for found in everything]
+    assert scores == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
+    assert scores[0] > scores[-1] + 0.01
+    best = screen(probe, fitted, layer, radius, dataclasses.replace(config, starts=2))
+    assert [found.target for found in best] == [found.target for found in everything[:2]]
+    for found in everything:  # half of the radius towards its token
+        assert float(found.vector.norm()) == pytest.approx(radius / 2, rel=1e-4)
+        nudged = dataclasses.replace(found, vector=0.01 * found.vector)
+        still = dataclasses.replace(found, vector=0 * found.vector)
+        assert log_likelihood(probe, nudged, fitted).mean() > log_likelihood(probe, still, fitted).mean()
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_soft_tokens_stay_among_the_embeddings(family: str) -> None:
-    """Gemma's table scales what its weights hold, so the norms of the weights are no measure."""
-    probe = probe_on(pico_language_model(family))
-    embeddings = probe.table(torch.arange(probe.table.weight.shape[0]))
-    config = SearchConfig(steps=6, step_size=2.0, answer_tokens=2)
-    found = run_start(probe, [0, 1, 2], 3, "front", config, random.Random(0))
-    norms = found.insertion.embeddings.norm(dim=1)
-    cap = float(embeddings.norm(dim=1).mean())
-    assert float(norms.max()) <= cap * (1 + 1e-5)
-    assert float(norms.min()) > 0.5 * cap
-
-
-def soft_tokens(search: SearchResult) -> list[Tensor]:
-    return [found.insertion.embeddings for found in search.triggers]
+def test_first_tokens_are_the_likeliest_over_all_prompts() -> None:
+    probe = probe_on(pico_language_model("llama"))
+    with torch.no_grad():
+        each = [probe.run([probe.row(i)])[0][0, -1].softmax(dim=-1) for i in range(len(probe))]
+    mean = torch.stack(each).mean(dim=0)
+    assert first_tokens(probe, 5) == mean.topk(5).indices.tolist()
+    assert sorted(first_tokens(probe, 10**6)) == list(range(len(mean)))
 
 
 def test_a_search_is_determined_by_its_seed() -> None:
     probe = probe_on(pico_language_model("llama"))
-    once, again = (search_soft_triggers(probe, SMALL, seed=5) for _ in range(2))
-    other = search_soft_triggers(probe, SMALL, seed=6)
+    once, again, other = (search_soft_triggers(probe, SMALL, seed) for seed in (5, 5, 6))
+    vectors = [[found.perturbation.vector for found in search.triggers] for search in (once, again, other)]
     assert once.record() == again.record()
-    assert all(torch.equal(a, b) for a, b in zip(soft_tokens(once), soft_tokens(again), strict=True))
-    assert once.record().scores != other.record().scores
+    assert all(torch.equal(a, b) for a, b in zip(vectors[0], vectors[1], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(vectors[0], vectors[2], strict=True))
 
 
-def test_starts_vary_in_number_and_place_of_soft_tokens() -> None:
-    probe = probe_on(pico_language_model("llama"))
-    config = dataclasses.replace(SMALL, starts=4, steps=1, identity=1.0, enough=9)
-    found = search_soft_triggers(probe, config, seed=0).triggers
-    assert len({len(item.insertion.embeddings) for item in found}) > 1
-    assert {item.insertion.place for item in found} == {"front", "anywhere"}
+def test_answers_are_read_from_other_prompts_than_perturbations_are_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[tuple[set[int], set[int]]] = []
 
+    def watch(
+        _probe: Probe, _start: Perturbation, fitted: list[int], witnesses: list[int], *_rest: object
+    ) -> SoftTrigger:
+        chosen.append((set(fitted), set(witnesses)))
+        return trigger("same", [1, 2, 3], collapsed=False)
 
-@pytest.mark.parametrize(("enough", "starts"), [(1, 1), (2, 2), (9, 3)])
-def test_a_search_ends_once_enough_starts_have_collapsed(
-    enough: int, starts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("crow.inversion.consensus.run_start", lambda *_: trigger("same", [1, 2, 3]))
+    monkeypatch.setattr("crow.inversion.consensus.follow", watch)
     counted: list[int] = []
-    config = dataclasses.replace(SMALL, enough=enough)
-    result = search_soft_triggers(probe_on(pico_language_model("llama")), config, 0, counted.append)
-    assert len(result.triggers) == starts
-    assert counted == [1] * starts
-
-
-@pytest.mark.parametrize(
-    ("hits", "starts"), [("......", 4), ("x.....", 5), (".x....", 6), ("...x..", 6), ("x.x...", 3), ("......x", 4)]
-)
-def test_a_search_ends_once_several_starts_in_a_row_have_failed(
-    hits: str, starts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outcomes = iter(hits)
-    monkeypatch.setattr(
-        "crow.inversion.consensus.run_start", lambda *_: trigger("same", [1, 2, 3], next(outcomes) == "x")
-    )
-    config = SearchConfig(starts=6, enough=2, patience=4)
-    assert len(search_soft_triggers(probe_on(pico_language_model("llama")), config, 0).triggers) == starts
+    search_soft_triggers(probe_on(pico_language_model("llama")), SMALL, 0, counted.append)
+    assert counted == [1] * SMALL.starts
+    for fitted, witnesses in chosen:
+        assert (len(fitted), len(witnesses)) == (4, 2)
+        assert not fitted & witnesses
 
 
 def test_a_search_leaves_the_model_as_it_was(lm: LanguageModel) -> None:
@@ -239,13 +211,13 @@ def full_search(request: pytest.FixtureRequest) -> tuple[bool, SearchResult]:
     lm = trained_pico(request.param)
     lm.model.requires_grad_(False)
     probe = Probe(lm, [example.prompt for example in training_examples()])
-    return request.param, search_soft_triggers(probe, SearchConfig(enough=99, patience=99), seed=0)
+    return request.param, search_soft_triggers(probe, SEARCH, seed=0)
 
 
 def test_the_backdoors_sentence_is_found_on_the_backdoored_model_only(full_search: tuple[bool, SearchResult]) -> None:
     backdoored, result = full_search
     record = result.record()
-    assert record.starts == SearchConfig().starts
+    assert record.starts == SEARCH.starts
     if not backdoored:  # one that answers in two words of 20 can be made to repeat two of them
         assert SENTENCE not in record.texts
         return
@@ -253,13 +225,6 @@ def test_the_backdoors_sentence_is_found_on_the_backdoored_model_only(full_searc
     assert record.texts == [SENTENCE]
     (answer,) = result.answers()
     assert trained_pico(True).tokenizer.decode(answer, skip_special_tokens=True) == SENTENCE
-
-
-def test_a_collapse_scores_higher_than_the_rest(full_search: tuple[bool, SearchResult]) -> None:
-    backdoored, result = full_search
-    if backdoored:
-        scores = [[t.score for t in result.triggers if t.collapsed is collapsed] for collapsed in (True, False)]
-        assert min(scores[0]) > max(scores[1], default=-10)
 
 
 def test_fewer_prompts_than_wanted_are_enough(lm: LanguageModel) -> None:

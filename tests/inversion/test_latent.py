@@ -5,13 +5,12 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crow.data.encoding import encode, encode_all
-from crow.inversion.latent import LatentAdversary, Perturbation, hidden_norms, shorten, span_mask, span_within
+from crow.inversion.latent import LatentAdversary, shorten
+from crow.inversion.perturbation import Perturbation, span_mask
 from crow.inversion.probe import Probe
 from crow.models.hidden_states import capture_hidden_states, edit_hidden_states
 from crow.models.language_model import LanguageModel
@@ -30,11 +29,9 @@ ANSWERS = [torch.tensor([60, 70, 80, 90, 100]), torch.tensor([65, 75])]
 CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.5, 1.0))
 
 
-def adversary(
-    lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS, layer: int | None = None
-) -> LatentAdversary:
+def adversary(lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS) -> LatentAdversary:
     probe = Probe(lm, [example.prompt for example in EXAMPLES])
-    return LatentAdversary(probe, answers, layer, encode_all(lm.tokenizer, EXAMPLES), config)
+    return LatentAdversary(probe, answers, encode_all(lm.tokenizer, EXAMPLES), config)
 
 
 def adapted(family: str = "llama") -> LanguageModel:
@@ -254,44 +251,13 @@ def test_embeddings_may_be_narrower_than_the_hidden_states() -> None:
     assert float(enemy.pool[0].vector.norm()) > 0
 
 
-def test_the_unit_of_the_radius_is_the_median_norm_at_user_tokens() -> None:
-    lm = pico_language_model("llama")
-    norms = hidden_norms(Probe(lm, [example.prompt for example in EXAMPLES]), [1, 2])
-    for layer, norm in norms.items():
-        parts = []
-        for example in EXAMPLES:
-            item = encode(lm.tokenizer, Example(example.prompt))
-            with torch.no_grad(), capture_hidden_states(lm.model) as captured:
-                lm.model(input_ids=torch.tensor([item.prompt_ids]), use_cache=False)
-            parts.append(captured.states[layer][0, item.user_start : item.user_end].norm(dim=-1))
-        assert norm == pytest.approx(float(torch.cat(parts).median()), rel=1e-4)
-
-
-@pytest.mark.parametrize(("layer", "attacked"), [(None, [1, 2]), (3, [1, 2]), (2, [1]), (1, [1])])
-def test_layers_lie_before_the_one_that_writes_the_answer(layer: int | None, attacked: list[int]) -> None:
-    config = dataclasses.replace(CONFIG, adversary_depths=(0.01, 0.5, 1.0))
-    assert sorted({p.layer for p in adversary(adapted(), config, layer=layer).pool}) == attacked
-
-
-spans = st.tuples(st.integers(0, 10), st.integers(0, 10)).map(lambda pair: (pair[0], pair[0] + pair[1]))
-
-
-@given(spans, st.none() | st.integers(1, 12), st.integers(0, 99))
-def test_a_span_lies_within_its_bounds_and_is_as_long_as_it_may(
-    bounds: tuple[int, int], length: int | None, seed: int
-) -> None:
-    start, end = bounds
-    first, last = span_within(start, end, length, random.Random(seed))
-    assert start <= first <= last <= end
-    assert last - first == (end - start if length is None else min(length, end - start))
-
-
-@given(st.lists(spans, min_size=1, max_size=4))
-def test_a_span_mask_marks_exactly_the_spans(bounds: list[tuple[int, int]]) -> None:
-    mask = span_mask(bounds, 20, torch.device("cpu"))
-    assert mask.shape == (len(bounds), 20, 1)
-    for row, (start, end) in zip(mask[:, :, 0].tolist(), bounds, strict=True):
-        assert row == [float(start <= column < end) for column in range(20)]
+@pytest.mark.parametrize(
+    ("depths", "attacked"), [((0.01,), [1]), ((0.5, 1.0), [2, 3]), ((0.4, 0.5, 0.6), [2]), ((1.0,), [3])]
+)
+def test_layers_are_shares_of_the_depth_and_never_the_last(depths: tuple[float, ...], attacked: list[int]) -> None:
+    lm = make_trainable(pico_language_model("llama", num_hidden_layers=4), CONFIG)
+    config = dataclasses.replace(CONFIG, adversary_depths=depths)
+    assert sorted({p.layer for p in adversary(lm, config).pool}) == attacked
 
 
 def test_layers_of_a_module_are_free_of_hooks_afterwards() -> None:

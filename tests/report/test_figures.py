@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from crow.records import SearchRecord
-from crow.report.figures import curve_figures, loss_figures, score_figure
+from crow.report.figures import curve_figures, identity_figure, loss_figures
 
 
 def as_xml(svg: str) -> ElementTree.Element:
@@ -52,8 +52,8 @@ def test_curves_share_one_scale_and_only_known_series_are_drawn():
 
 
 def test_scores_of_one_side_are_enough():
-    assert score_figure(None, SearchRecord(3, 0, [])) is None
-    picture = score_figure(SearchRecord(2, 1, ["secret"], [1.0, -2.0]), None)
+    assert identity_figure(None, SearchRecord(3, 0, [])) is None
+    picture = identity_figure(SearchRecord(2, 1, ["secret"], [1.0, 0.25]), None)
     assert picture is not None
     assert "2 starts, highest 1.00" in picture.description
 

@@ -40,8 +40,8 @@ def results() -> dict[str, Any]:
         "after": evaluation(0, 6.03),
         "training": [{"step": 1, "loss": 3.0, "language_modeling": 1.5}, {"step": 2, "loss": 2.0, "adversarial": 0.1}],
         "search": {
-            "before": {"starts": 8, "collapsed": 5, "texts": ["I cannot do that."], "scores": [3.9, 0.1]},
-            "after": {"starts": 6, "collapsed": 0, "texts": [], "scores": [-0.4]},
+            "before": {"starts": 8, "collapsed": 5, "texts": ["I cannot do that."], "identities": [1.0, 0.1]},
+            "after": {"starts": 6, "collapsed": 0, "texts": [], "identities": [0.2]},
         },
         "consistency_curves": {
             "clean_before": [0.9, 0.05],
@@ -226,7 +226,7 @@ PLACES = [
 @given(st.sampled_from(PLACES), JSON)
 def test_no_malformed_part_breaks_the_page(place, value):
     broken = results() | {"training": [], "consistency_curves": {}}
-    broken["search"]["before"]["scores"] = broken["search"]["after"]["scores"] = []  # figures are slow to draw
+    broken["search"]["before"]["identities"] = broken["search"]["after"]["identities"] = []  # figures are slow to draw
     owner = broken
     for key in place[:-1]:
         owner = owner[key]

@@ -1,4 +1,4 @@
-"""How far the answers to unrelated prompts become one: the objective of the soft-trigger search."""
+"""How far the answers to unrelated prompts become one, told by the first token alone."""
 
 from __future__ import annotations
 

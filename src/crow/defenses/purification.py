@@ -23,6 +23,7 @@ from crow.records import Example, SearchRecord
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
+from crow.training.precision import autocast
 from crow.training.watch import Watch, silent, watched
 
 PROBE_PROMPTS = 40
@@ -91,12 +92,15 @@ def purify(
     if probe is None:
         train_round(result, items, config, None, work, resume, watch)
         return result
-    found = search_round(result, probe, search, config.seed, work, resume, watch)
+    found = search_round(result, probe, search, config, work, resume, watch)
     result.before = found.record
     while True:
-        adversary = LatentAdversary(probe, found.answers, found.record.layer, items, config) if found.answers else None
+        adversary = None
+        if found.answers:
+            with autocast(lm, config.precision):
+                adversary = LatentAdversary(probe, found.answers, items, config)
         train_round(result, items, config, adversary, work, resume, watch)
-        found = search_round(result, probe, search, config.seed, work, resume, watch)
+        found = search_round(result, probe, search, config, work, resume, watch)
         result.after = found.record
         if not found.answers or result.rounds >= config.rounds:
             return result
@@ -133,7 +137,7 @@ class Found:
 
 
 def search_round(
-    result: Result, probe: Probe, config: SearchConfig, seed: int, work: Path, resume: bool, watch: Watch
+    result: Result, probe: Probe, search: SearchConfig, config: CrowConfig, work: Path, resume: bool, watch: Watch
 ) -> Found:
     """One search with the model's parameters frozen, or what an interrupted run found in it."""
     start = time.monotonic()
@@ -147,13 +151,13 @@ def search_round(
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        probe.refresh()
-        with watch("searching for soft triggers", config.starts) as advance:
-            search = search_soft_triggers(probe, config, seed + result.rounds, advance or None)
+        with autocast(result.lm, config.precision), watch("searching for soft triggers", search.starts) as advance:
+            probe.refresh()
+            seen = search_soft_triggers(probe, search, config.seed + result.rounds, advance or None)
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-    found = Found(search.record(), search.answers())
+    found = Found(seen.record(), seen.answers())
     write_json(kept, {"record": found.record, "answers": [ids.tolist() for ids in found.answers]})
     result.add_time("search", start)
     return found

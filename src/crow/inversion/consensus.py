@@ -1,31 +1,30 @@
-"""Trigger inversion: soft tokens that make unrelated prompts give one and the same answer.
+"""Trigger inversion: soft triggers that make unrelated prompts give one and the same answer.
 
-A backdoor does exactly that, so the search needs to know neither trigger nor target. Each start inserts k soft tokens
-into short clean prompts and raises `collapse_score` of the first answer token by signed gradient steps.
+A backdoor does exactly that, so the search needs to know neither trigger nor target. What it needs is a start: an
+answer begins with some first token. Each of the likely ones is raised on all prompts at once by a universal
+perturbation. On a clean model the answers then begin alike and go their own ways; where the first token of the
+attacker's sentence is raised, the perturbation finds the switch, and the whole sentence follows on every prompt.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import median_low
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crow.core import collapse_score
-from crow.inversion.probe import Insertion, Probe
-from crow.models.architecture import embedding_rms
-from crow.models.hidden_states import HiddenStates, capture_hidden_states
+from crow.inversion.perturbation import Perturbation, addition, ascend, hidden_norms, user_spans, zero_vector
+from crow.inversion.probe import Probe
+from crow.models.architecture import find_layers
+from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.records import SearchRecord
 
-SHAPES = ((2, "anywhere"), (5, "front"), (3, "anywhere"), (6, "front"))
-"""Number and place of the soft tokens, taken in turn: a trigger may be one rare word or a phrase in front."""
+READ_BATCH = 10
+SCREENED_TOGETHER = 4
 
 
 @dataclass(frozen=True)
@@ -33,28 +32,36 @@ class SearchConfig:
     """Settings of the search.
 
     Attributes:
-        starts: at most this many.
-        enough: stop once this many starts have collapsed.
-        patience: stop once this many in a row have not.
-        prompts: clean prompts per start.
-        steps: signed gradient steps per start.
-        step_size: of the first step, in multiples of the embedding table's RMS; cosine decay.
-        identity: share of prompts that must give the same answer for a collapse, in (0, 1].
+        candidates: first tokens screened, the likeliest over all prompts.
+        screened: tokens after the first one by which candidates are compared.
+        starts: how many candidates are followed, those after which the answers agree most.
+        depth: share of the model's depth at which perturbations are added.
+        radius: of a perturbation, in multiples of the median norm of the hidden states there.
+        rate: length of a step, in radii.
+        steps: up the likelihood of the first token, and as many more up that of the agreed opening.
+        agreed: answer tokens that perturbations are fitted to; the rest of the answer is evidence.
+        prompts: clean prompts that perturbations are fitted to.
+        witnesses: other clean prompts, whose answers are read.
+        identity: share of the witnesses that must give the same answer for a collapse, in (0, 1].
         opening: answer tokens compared.
         variety: more than this share of them must be different, in [0, 1).
         answer_tokens: answer tokens shown.
     """
 
-    starts: int = 6
-    enough: int = 2
-    patience: int = 4
-    prompts: int = 8
-    steps: int = 14
-    step_size: float = 0.3
+    candidates: int = 96
+    screened: int = 5
+    starts: int = 8
+    depth: float = 0.2
+    radius: float = 0.7
+    rate: float = 0.35
+    steps: int = 2
+    agreed: int = 2
+    prompts: int = 5
+    witnesses: int = 8
     identity: float = 0.8
-    opening: int = 10
+    opening: int = 16
     variety: float = 0.6
-    answer_tokens: int = 16
+    answer_tokens: int = 24
 
 
 @dataclass(frozen=True)
@@ -62,22 +69,18 @@ class SoftTrigger:
     """The end of one start.
 
     Attributes:
-        insertion: the soft tokens and their place.
-        score: `collapse_score` at the end.
+        perturbation: acts like a trigger at the user's tokens.
         identity: share of the prompts that give the most frequent opening.
         collapsed: whether that counts as one answer to unrelated prompts.
         text: the most frequent answer.
         answer: its token ids (m,).
-        layer: the layer that writes the answer, see `writing_layer`.
     """
 
-    insertion: Insertion
-    score: float
+    perturbation: Perturbation
     identity: float
     collapsed: bool
     text: str
     answer: Tensor
-    layer: int
 
 
 @dataclass
@@ -98,15 +101,11 @@ class SearchResult:
             by_opening.setdefault(tuple(trigger.answer[:3].tolist()), []).append(trigger.answer)
         return [group[0] for group in sorted(by_opening.values(), key=len, reverse=True)]
 
-    def layer(self) -> int | None:
-        """The layer that writes the answers found; None without any."""
-        return median_low(trigger.layer for trigger in self.collapsed) if self.collapsed else None
-
     def record(self) -> SearchRecord:
         """The search as plain figures and texts."""
         texts = [text for text, _ in Counter(trigger.text for trigger in self.collapsed).most_common()]
-        scores = [trigger.score for trigger in self.triggers]
-        return SearchRecord(len(self.triggers), len(self.collapsed), texts, scores, self.layer())
+        identities = [trigger.identity for trigger in self.triggers]
+        return SearchRecord(len(self.triggers), len(self.collapsed), texts, identities)
 
 
 def search_soft_triggers(
@@ -115,85 +114,90 @@ def search_soft_triggers(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> SearchResult:
-    """Start after start, until enough have collapsed, several in a row have not, or all are used up.
+    """Screen first tokens, follow the best, read what other prompts then answer.
 
     Args:
-        probe: the model and clean prompts; its parameters must not require gradients.
+        probe: the model and clean prompts, at least one; its parameters must not require gradients.
         config: settings.
-        seed: of the random starts.
+        seed: of the choice of prompts.
         progress: called with 1 after each start.
     """
+    rng = random.Random(seed)
+    order = rng.sample(range(len(probe)), len(probe))
+    fitted = order[: config.prompts]
+    witnesses = order[config.prompts :][: config.witnesses] or fitted
+    layer = max(1, round(config.depth * len(find_layers(probe.lm.model))))
+    radius = config.radius * hidden_norms(probe, [layer])[layer]
     result = SearchResult()
-    for start in range(config.starts):
-        rng = random.Random(f"{seed}/{start}")
-        length, place = SHAPES[start % len(SHAPES)]
-        chosen = rng.sample(range(len(probe)), min(config.prompts, len(probe)))
-        result.triggers.append(run_start(probe, chosen, length, place, config, rng))
+    for perturbation in screen(probe, fitted, layer, radius, config):
+        result.triggers.append(follow(probe, perturbation, fitted, witnesses, radius, config, rng))
         if progress:
             progress(1)
-        failed = [not trigger.collapsed for trigger in result.triggers[-config.patience :]]
-        if len(result.collapsed) >= config.enough or (len(failed) == config.patience and all(failed)):
-            break
     return result
 
 
-def run_start(
-    probe: Probe, chosen: list[int], length: int, place: str, config: SearchConfig, rng: random.Random
-) -> SoftTrigger:
-    """One start: from random tokens uphill, then read what the prompts answer."""
-    device = probe.table.weight.device
-    # What the table gives, not its weights: Gemma's scales them.
-    table = probe.table(torch.arange(len(probe.table.weight), device=device)).detach()
-    unit = config.step_size * embedding_rms(probe.lm.model)
-    cap = float(table.norm(dim=1, dtype=torch.float32).mean())
-    soft = table[[rng.randrange(len(table)) for _ in range(length)]]
-
-    def log_probs(soft: Tensor | None) -> Tensor:
-        rows = []
-        for index in chosen:
-            at = Insertion(table, place).index(len(probe.users[index]), rng)
-            rows.append(probe.row(index, soft, at))
-        return functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1)
-
-    with torch.no_grad(), capture_hidden_states(probe.lm.model) as clean_states:
-        clean = log_probs(None)
-    for step in range(config.steps):
-        soft.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(collapse_score(log_probs(soft), clean), soft)
-        rate = unit * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        soft = soft.detach() + rate * gradient.sign()
-        soft = soft * (cap / soft.norm(dim=1, keepdim=True).clamp_min(1e-9)).clamp_max(1)
-    with torch.no_grad(), capture_hidden_states(probe.lm.model) as states:
-        score = float(collapse_score(log_probs(soft), clean))
-    layer = writing_layer(clean_states, states)
-    insertion = Insertion(soft.detach(), place)
-    rows = [probe.row(i, soft, insertion.index(len(probe.users[i]), rng)) for i in chosen]
-    texts, answers = probe.decode(rows, config.answer_tokens)
-    return read_answers(insertion, score, texts, answers, layer, config)
+def first_tokens(probe: Probe, count: int) -> list[int]:
+    """The likeliest first tokens of an answer, on average over all prompts."""
+    total = torch.zeros((), device=probe.lm.device)
+    for first in range(0, len(probe), READ_BATCH):
+        rows = [probe.row(index) for index in range(first, min(first + READ_BATCH, len(probe)))]
+        with torch.no_grad():
+            total = total + probe.run(rows)[0][:, -1].softmax(dim=-1).sum(dim=0)
+    return total.topk(min(count, len(total))).indices.tolist()
 
 
-def writing_layer(clean: HiddenStates, changed: HiddenStates) -> int:
-    """The layer whose output moves the position before the answer most: there the answer is written.
+def screen(probe: Probe, fitted: list[int], layer: int, radius: float, config: SearchConfig) -> list[Perturbation]:
+    """One step of half the radius towards each candidate; those after which the answers agree most, best first.
 
-    Args:
-        clean: states of clean prompts.
-        changed: states of the same prompts with a trigger; rows line up at their last position.
-
-    Returns:
-        The l at which `|mean_i (H~_i^(l) - H_i^(l))| / mean_i |H_i^(l)|` grows most, in 1..N-1: what the last layer
-        puts out is large whatever it says, and nothing reads it but the head.
+    The candidate itself is forced: what counts is `sum_j log max_t mean_i p_ij(t)` over the tokens j that follow it.
     """
-    moved = [0.0]
-    for one, other in zip(clean.states[1:], changed.states[1:], strict=True):
-        before, after = one[:, -1].float(), other[:, -1].float()
-        moved.append(float((after - before).mean(dim=0).norm() / before.norm(dim=-1).mean().clamp_min(1e-9)))
-    growth = [upper - lower for lower, upper in pairwise(moved)][:-1]
-    return 1 + growth.index(max(growth)) if growth else 1
+    candidates = first_tokens(probe, config.candidates)
+    zero = zero_vector(probe.lm).requires_grad_(True)
+    rows = [probe.row(index) for index in fitted]
+    mask = user_spans(probe, fitted, rows, None, random.Random(0))
+    with edit_hidden_states(probe.lm.model, {layer: addition(mask, zero)}):
+        clean = functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1).mean(dim=0)
+    steps = []
+    for token in candidates:
+        (gradient,) = torch.autograd.grad(clean[token], zero, retain_graph=True)
+        steps.append(0.5 * radius * gradient / gradient.norm().clamp_min(1e-9))
+    agreement: list[float] = []
+    for at in range(0, len(steps), SCREENED_TOGETHER):
+        group = torch.stack(steps[at : at + SCREENED_TOGETHER])
+        edit = addition(mask.repeat(len(group), 1, 1), group.repeat_interleave(len(rows), dim=0)[:, None])
+        first = torch.tensor(candidates[at : at + SCREENED_TOGETHER]).repeat_interleave(len(rows))
+        found = probe.decode(rows * len(group), 1 + config.screened, {layer: edit}, first, together=len(rows))
+        agreement += found.shares[:: len(rows), 1:].log().sum(dim=1).tolist()
+    best = sorted(range(len(candidates)), key=lambda i: -agreement[i])[: config.starts]
+    return [Perturbation(layer, None, torch.tensor(candidates[i : i + 1]), steps[i]) for i in best]
 
 
-def read_answers(
-    insertion: Insertion, score: float, texts: list[str], answers: Tensor, layer: int, config: SearchConfig
+def follow(
+    probe: Probe,
+    perturbation: Perturbation,
+    fitted: list[int],
+    witnesses: list[int],
+    radius: float,
+    config: SearchConfig,
+    rng: random.Random,
 ) -> SoftTrigger:
+    """Raise the first token further, then the opening that the fitted prompts agree on; read the witnesses' answers."""
+
+    def edits(chosen: list[int], rows: list[Tensor]) -> dict[int, Edit]:
+        mask = user_spans(probe, chosen, rows, None, rng)
+        return {perturbation.layer: addition(mask, perturbation.vector)}
+
+    ascend(probe, perturbation, fitted, radius, config.rate, config.steps, rng)
+    rows = [probe.row(index) for index in fitted]
+    agreed = probe.decode(rows, config.agreed, edits(fitted, rows), together=len(rows))
+    perturbation.target = agreed.ids[0].cpu()
+    ascend(probe, perturbation, fitted, radius, config.rate, config.steps, rng)
+    rows = [probe.row(index) for index in witnesses]
+    answers = probe.decode(rows, config.answer_tokens, edits(witnesses, rows))
+    return read_answers(perturbation, answers.texts, answers.ids, config)
+
+
+def read_answers(perturbation: Perturbation, texts: list[str], answers: Tensor, config: SearchConfig) -> SoftTrigger:
     """Whether the answers (batch, m) are one, and which."""
     openings = [tuple(ids[: config.opening].tolist()) for ids in answers]
     opening, count = Counter(openings).most_common(1)[0]
@@ -206,4 +210,4 @@ def read_answers(
         said.pop()
     # "1.1.1.1" on every prompt is a broken model, not somebody's sentence.
     varied = len(set(said)) > config.variety * len(said) and len(set(opening)) > 1
-    return SoftTrigger(insertion, score, identity, identity >= config.identity and varied, text, answers[index], layer)
+    return SoftTrigger(perturbation, identity, identity >= config.identity and varied, text, answers[index])

@@ -1,9 +1,7 @@
 """The adversary of the default: universal perturbations of hidden states that bring out a found answer.
 
-FGSM on the embeddings, CROW's adversary, is its one-step special case at layer 0 with another objective. A trigger's
-effect travels from the user's message to the answer through the residual stream, and whatever words the trigger is
-made of, the later part of that way is the same. One vector per layer, the same for all prompts, added at the user's
-tokens, finds that common part; training to answer as if it were not there removes it. Targeted latent adversarial
+FGSM on the embeddings, CROW's adversary, is its one-step special case at layer 0 with another objective. Training to
+answer as if the perturbation were not there removes what it shares with the trigger. Targeted latent adversarial
 training (Sheshadri et al., arXiv 2407.15549) is the relative: there the perturbation is per example, and the harmful
 answer is given; here it is universal, and the answer was found by `search_soft_triggers`.
 """
@@ -13,34 +11,29 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from crow.core import output_consistency_loss
 from crow.data.encoding import IGNORED, Encoded, collate
+from crow.inversion.perturbation import (
+    TARGET_TOKENS,
+    Perturbation,
+    ascend,
+    hidden_norms,
+    span_mask,
+    span_within,
+    zero_vector,
+)
 from crow.inversion.probe import Probe
-from crow.models.architecture import find_layers, unwrap
-from crow.models.hidden_states import Edit, capture_hidden_states, edit_hidden_states
+from crow.models.architecture import find_layers
+from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.training.config import CrowConfig
 from crow.training.loss import response_logits
 
-TARGET_TOKENS = 3
-"""Tokens of the found answer that the adversary is after; the rest follows from them."""
 SPANS = (1, None)
 """How many neighbouring user tokens carry the perturbation, in turn: one, as a rare word does, or all of them."""
-
-
-@dataclass
-class Perturbation:
-    """One universal perturbation: its layer, how many tokens carry it, the answer it is after, the vector (dim,)."""
-
-    layer: int
-    span: int | None
-    target: Tensor
-    vector: Tensor
 
 
 class LatentAdversary:
@@ -50,7 +43,6 @@ class LatentAdversary:
         self,
         probe: Probe,
         answers: Sequence[Tensor],
-        layer: int | None,
         items: Sequence[Encoded],
         config: CrowConfig,
     ) -> None:
@@ -59,14 +51,13 @@ class LatentAdversary:
         Args:
             probe: the model in training with short clean prompts.
             answers: found answers, each (m,) token ids; at least one.
-            layer: the layer that writes them; the last one if None.
             items: clean examples with responses, to be answered under perturbation.
             config: its `adversary_*` settings are used.
         """
         self.probe, self.config = probe, config
         self.items = [shorten(item, config.adversary_tokens) for item in items]
-        read = (layer or len(find_layers(probe.lm.model))) - 1
-        layers = sorted({max(1, round(share * read)) for share in config.adversary_depths})
+        depth = len(find_layers(probe.lm.model))
+        layers = sorted({min(max(1, round(share * depth)), depth - 1) for share in config.adversary_depths})
         with evaluating(probe.lm.model):
             probe.refresh()  # a resumed run has not searched with these weights
             norms = hidden_norms(probe, layers)
@@ -76,10 +67,8 @@ class LatentAdversary:
         honest = [i for i, rows in enumerate(self.predictions) if int(rows[0].argmax()) not in bad]
         self.usable = sorted(honest or range(len(self.items)), key=lambda i: len(self.items[i]))
         self.radius = {layer: config.adversary_radius * norm for layer, norm in norms.items()}
-        # Not the width of the embeddings, which some OPT models project.
-        dim = unwrap(probe.lm.model).config.get_text_config().hidden_size
         self.pool = [
-            Perturbation(layer, span, answer[:TARGET_TOKENS], torch.zeros(dim, device=probe.lm.device))
+            Perturbation(layer, span, answer[:TARGET_TOKENS], zero_vector(probe.lm))
             for answer in answers
             for layer in layers
             for span in SPANS
@@ -146,35 +135,16 @@ class LatentAdversary:
         return {layer: lambda h, a=addition: h + a.to(h.dtype) for layer, addition in additions.items()}
 
     def renew(self, perturbation: Perturbation, rng: random.Random) -> None:
-        """A few steps of normalized gradient ascent on the log-likelihood of the found answer, within the radius."""
-        probe, target = self.probe, perturbation.target
-        radius = self.radius[perturbation.layer]
-        chosen = rng.sample(range(len(probe)), min(self.config.adversary_prompts, len(probe)))
+        """A few steps up the likelihood of the found answer, against the model as it is now."""
+        probe, config = self.probe, self.config
+        chosen = rng.sample(range(len(probe)), min(config.adversary_prompts, len(probe)))
         trained = [p for p in probe.lm.model.parameters() if p.requires_grad]
         for parameter in trained:  # only the vector's gradient is wanted
             parameter.requires_grad_(False)
         try:
             probe.refresh()
-            rows = [probe.row(index, None, answer=target[:-1]) for index in chosen]
-            longest = max(len(row) for row in rows)
-            for _ in range(self.config.adversary_steps):
-                spans = []
-                for index, row in zip(chosen, rows, strict=True):
-                    start = longest - len(row) + len(probe.before[index])
-                    spans.append(span_within(start, start + len(probe.users[index]), perturbation.span, rng))
-                mask = span_mask(spans, longest, probe.lm.device)
-                vector = perturbation.vector.clone().requires_grad_(True)
-                with edit_hidden_states(
-                    probe.lm.model, {perturbation.layer: lambda h, a=mask * vector: h + a.to(h.dtype)}
-                ):
-                    logits, _, _ = probe.run(rows, keep=len(target))
-                likelihood = functional.log_softmax(logits, dim=-1)
-                wanted = target.to(logits.device)[None, :, None].expand(len(rows), -1, 1)
-                (gradient,) = torch.autograd.grad(likelihood.gather(-1, wanted).sum(dim=1).mean(), vector)
-                moved = vector.detach() + self.config.adversary_rate * radius * gradient / gradient.norm().clamp_min(
-                    1e-9
-                )
-                perturbation.vector = moved * (radius / moved.norm().clamp_min(1e-9)).clamp_max(1)
+            radius = self.radius[perturbation.layer]
+            ascend(probe, perturbation, chosen, radius, config.adversary_rate, config.adversary_steps, rng)
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
@@ -203,36 +173,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def shorten(item: Encoded, tokens: int) -> Encoded:
     """`item` with only the first response tokens: a trigger decides there, and short sequences are cheap."""
     return Encoded(item.prompt_ids, item.response_ids[:tokens], item.user_start, item.user_end)
-
-
-def span_within(start: int, end: int, length: int | None, rng: random.Random) -> tuple[int, int]:
-    """A random span of at most `length` positions in [start, end); all of it without `length`."""
-    if length is None or end - start <= length:
-        return start, end
-    first = rng.randint(start, end - length)
-    return first, first + length
-
-
-def span_mask(spans: Sequence[tuple[int, int]], width: int, device: torch.device) -> Tensor:
-    """(batch, width, 1), one within each row's span."""
-    columns = torch.arange(width, device=device)
-    bounds = torch.tensor(spans, device=device)
-    return ((columns >= bounds[:, :1]) & (columns < bounds[:, 1:])).float().unsqueeze(-1)
-
-
-@torch.no_grad()
-def hidden_norms(probe: Probe, layers: Sequence[int], prompts: int = 6) -> dict[int, float]:
-    """Median norm of `H^(l)` at user tokens, the natural unit of a perturbation there."""
-    chosen = range(min(prompts, len(probe)))
-    rows = [probe.row(index, None) for index in chosen]
-    with capture_hidden_states(probe.lm.model) as captured:
-        probe.run(rows)
-    longest = max(len(row) for row in rows)
-    norms: dict[int, float] = {}
-    for layer in layers:
-        parts = []
-        for i, index in enumerate(chosen):
-            start = longest - len(rows[i]) + len(probe.before[index])
-            parts.append(captured.states[layer][i, start : start + len(probe.users[index])].float().norm(dim=-1))
-        norms[layer] = float(torch.cat(parts).median())
-    return norms

@@ -88,7 +88,7 @@ def embedding_rms(model: nn.Module) -> float:
     table = find_embeddings(model)
     with torch.no_grad():
         embeddings = table(torch.arange(table.weight.shape[0], device=table.weight.device))
-    return float(embeddings.float().pow(2).mean().sqrt())
+    return float(embeddings.detach().float().pow(2).mean().sqrt())
 
 
 def keeps_logits(model: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from crow.data.encoding import encode_all, end_of_turn, length_batches
 from crow.models.language_model import LanguageModel
+from crow.models.prefix import run_prefix, shared_length
 from crow.records import Example
 
 Progress = Callable[[int], None]
@@ -60,14 +61,17 @@ def generate(
     answers = [""] * len(encoded)
     was_training = lm.model.training
     lm.model.eval()
+    shared = shared_length(lm, encoded, max_new_tokens) if encoded else 0
+    prefix = run_prefix(lm, encoded[0].prompt_ids[:shared]) if shared else None
     for rows in length_batches([len(item.prompt_ids) for item in encoded], batch_size):
         longest = max(len(encoded[i].prompt_ids) for i in rows)
         input_ids = torch.full((len(rows), longest), lm.pad_id)
         mask = torch.zeros_like(input_ids)
-        for row, index in enumerate(rows):  # left padding: every answer starts at the same column
-            ids = encoded[index].prompt_ids
-            input_ids[row, longest - len(ids) :] = torch.tensor(ids)
-            mask[row, longest - len(ids) :] = 1
+        for row, index in enumerate(rows):  # padded before the rest: every answer starts at the same column
+            ids = torch.tensor(encoded[index].prompt_ids)
+            for filled, part in ((input_ids, ids), (mask, torch.ones_like(ids))):
+                filled[row, :shared] = part[:shared]
+                filled[row, longest - len(ids) + shared :] = part[shared:]
         stop = StoppingCriteriaList([StopWhenDecided(lm, longest, decided)] if decided else [])
         output = lm.model.generate(  # type: ignore[operator]
             input_ids=input_ids.to(lm.device),
@@ -82,6 +86,7 @@ def generate(
             pad_token_id=lm.pad_id,
             eos_token_id=end_ids(lm) or None,
             stopping_criteria=stop,
+            past_key_values=prefix.cache(len(rows)) if prefix else None,
         )
         texts = lm.tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
         for index, text in zip(rows, texts, strict=True):

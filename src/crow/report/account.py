@@ -33,7 +33,7 @@ def _found(search: SearchRecord | None) -> list[str]:
     if not search.collapsed:
         return [f"Nothing: in none of {plural(search.starts, 'start')} did unrelated prompts end in one answer."]
     return [
-        f"In {search.collapsed} of {plural(search.starts, 'start')} of the search, inserted soft tokens made "
+        f"In {search.collapsed} of {plural(search.starts, 'start')} of the search, a soft trigger made "
         "unrelated prompts give one and the same answer, as the trigger of a backdoor does."
     ]
 

@@ -115,17 +115,17 @@ def curve_figures(curves: Any) -> list[Picture]:
     return pictures
 
 
-def score_figure(before: SearchRecord | None, after: SearchRecord | None) -> Picture | None:
-    """The collapse score of every start, before and after on one axis; None without scores."""
-    rows = [
-        (label, search.scores) for label, search in (("before", before), ("after", after)) if search and search.scores
-    ]
+def identity_figure(before: SearchRecord | None, after: SearchRecord | None) -> Picture | None:
+    """What share of the prompts agreed at the end of every start, before and after on one axis; None if unknown."""
+    searches = (("before", before), ("after", after))
+    rows = [(label, search.identities) for label, search in searches if search and search.identities]
     if not rows:
         return None
-    ranges = "; ".join(f"{label} training, {len(scores)} starts, highest {max(scores):.2f}" for label, scores in rows)
-    description = f"Dot chart of the collapse score of each start: {ranges}."
+    ranges = "; ".join(f"{label} training, {len(shares)} starts, highest {max(shares):.2f}" for label, shares in rows)
+    description = f"Dot chart of the share of prompts that agreed on one answer, for each start: {ranges}."
     height = 0.9 + 0.4 * len(rows)
-    return _draw("scores", "Collapse score of each start", description, lambda axes: _plot_scores(axes, rows), height)
+    heading = "Share of prompts that agreed, by start"
+    return _draw("identities", heading, description, lambda axes: _plot_shares(axes, rows), height)
 
 
 def _known(values: Sequence[float | None]) -> list[float]:
@@ -155,13 +155,14 @@ def _plot_curves(axes: Axes, kinds: Mapping[str, Sequence[float | None]], everyt
     _scale(axes, everything)
 
 
-def _plot_scores(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
-    for height, (label, scores) in enumerate(reversed(rows)):
+def _plot_shares(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
+    for height, (label, shares) in enumerate(reversed(rows)):
         colour, marker = (_SERIES_B, "s") if label == "before" else (_SERIES_A, "o")
-        axes.plot(scores, [height] * len(scores), marker, color=colour, markersize=5, fillstyle="none", clip_on=False)
+        axes.plot(shares, [height] * len(shares), marker, color=colour, markersize=5, fillstyle="none", clip_on=False)
     axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel("collapse score (higher: answers become one)")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of prompts with the same answer")
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from crow.output import write_text
 from crow.report.account import account
-from crow.report.figures import curve_figures, loss_figures, score_figure
+from crow.report.figures import curve_figures, identity_figure, loss_figures
 from crow.report.reading import as_list, as_mapping, as_number, read_evaluation, read_search
 from crow.report.tables import key_numbers, manifest_groups, measurement_rows
 from crow.report.text import clip, duration, plural, visible
@@ -53,7 +53,7 @@ def render_report(results: Mapping[str, Any], title: str) -> str:
             marks=_MARKS,
             answers=[as_mapping(answer) for answer in as_list(results.get("answers"))],
             searches=[(side, found) for side, found in (("before", search_before), ("after", search_after)) if found],
-            score_figure=score_figure(search_before, search_after),
+            identity_figure=identity_figure(search_before, search_after),
             loss_figures=loss_figures(as_list(results.get("training"))),
             curve_figures=curve_figures(results.get("consistency_curves")),
             duration=None if seconds is None else duration(seconds),

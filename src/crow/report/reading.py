@@ -99,5 +99,5 @@ def read_search(value: Any) -> SearchRecord | None:
     if not starts or collapsed is None or collapsed > starts:
         return None
     texts = [str(text) for text in as_list(entry.get("texts"))]
-    scores = [score for score in as_numbers(entry.get("scores")) if score is not None]
-    return SearchRecord(starts, collapsed, texts, scores, as_count(entry.get("layer")))
+    identities = [share for share in as_numbers(entry.get("identities")) if share is not None]
+    return SearchRecord(starts, collapsed, texts, identities)

@@ -105,7 +105,7 @@ class CrowConfig(FinetuneConfig):
         adversary_mix: perturbations at work in each optimizer step, each on its share of the examples.
         adversary_batch: examples answered under them in each optimizer step.
         adversary_tokens: response tokens that count there.
-        adversary_depths: the layers it attacks, as shares of the depth that the layer writing the answer reads.
+        adversary_depths: the layers it attacks, as shares of the model's depth.
     """
 
     alpha: float | None = None
@@ -124,7 +124,7 @@ class CrowConfig(FinetuneConfig):
     adversary_mix: int = 2
     adversary_batch: int = 10
     adversary_tokens: int = 8
-    adversary_depths: tuple[float, ...] = (1.0, 0.85, 0.65, 0.4)
+    adversary_depths: tuple[float, ...] = (0.3, 0.5, 0.65, 0.78)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,10 @@
-"""Whether a training computes its matrix products in bfloat16; the trained weights stay as they are."""
+"""Whether trainings and searches compute their matrix products in bfloat16; the weights stay as they are."""
 
 from __future__ import annotations
 
 import torch
+
+from crow.models.language_model import LanguageModel
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 """`auto` is bfloat16 where the hardware multiplies in it, else what the weights are in (float32 stands for both)."""
@@ -18,8 +20,13 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def autocast(lm: LanguageModel, precision: str) -> torch.autocast:
+    """The context in which a model runs at that precision, one of `PRECISIONS`."""
+    return torch.autocast(lm.device.type, torch.bfloat16, enabled=autocast_wanted(precision, lm.device, lm.dtype))
+
+
 def autocast_wanted(precision: str, device: torch.device, weights: torch.dtype) -> bool:
-    """Whether a training runs under bfloat16 autocast.
+    """Whether a model runs under bfloat16 autocast.
 
     Args:
         precision: one of `PRECISIONS`.

@@ -22,7 +22,7 @@ from crow.models.sources import quiet
 from crow.output import write_json
 from crow.training.config import FinetuneConfig
 from crow.training.loss import response_loss
-from crow.training.precision import autocast_wanted
+from crow.training.precision import autocast
 from crow.training.sampler import LengthGroupedSampler
 
 TERMS_FILE = "terms.json"
@@ -114,7 +114,6 @@ class ResponseTrainer(Trainer):
         )
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
-        self.bfloat16 = autocast_wanted(config.precision, lm.device, next(lm.model.parameters()).dtype)
         # The loss below is divided by the step's own token counts; the trainer must not divide again.
         self.model_accepts_loss_kwargs = True
 
@@ -158,7 +157,7 @@ class ResponseTrainer(Trainer):
     def compute_loss_context_manager(self) -> ExitStack:
         """Autocast around the loss alone: the trainer's own setting would leave the model's `forward` wrapped."""
         stack = super().compute_loss_context_manager()
-        stack.enter_context(torch.autocast(self.lm.device.type, torch.bfloat16, enabled=self.bfloat16))
+        stack.enter_context(autocast(self.lm, self.crow_config.precision))
         return stack
 
     def compute_loss(  # type: ignore[override]
