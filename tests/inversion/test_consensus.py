@@ -74,6 +74,12 @@ def test_the_padding_after_a_short_answer_is_not_counted_as_repetition() -> None
     assert verdict([short] * 5, dataclasses.replace(CONFIG, opening=10)).collapsed
 
 
+@pytest.mark.parametrize(("length", "collapsed"), [(1, False), (2, False), (3, True), (4, True)])
+def test_an_answer_of_no_more_than_the_fitted_tokens_is_no_evidence(length: int, collapsed: bool) -> None:
+    short = [*range(1, length + 1), *[9] * (8 - length)]  # 9 ends it
+    assert verdict([short] * 5, dataclasses.replace(CONFIG, opening=8, agreed=2)).collapsed is collapsed
+
+
 @pytest.mark.parametrize(("variety", "collapsed"), [(0.3, True), (0.4, False), (0.6, False)])
 def test_how_varied_an_answer_must_be_is_a_setting(variety: float, collapsed: bool) -> None:
     counting = [1, 2, 3, 1, 4, 1, 2, 1, 2, 1]  # as in "1. 1.1.1.1", four different tokens of ten

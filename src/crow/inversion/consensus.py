@@ -208,6 +208,6 @@ def read_answers(perturbation: Perturbation, texts: list[str], answers: Tensor, 
     said = list(opening)
     while len(said) > 1 and said[-1] == said[-2]:  # the token that ended the answer, as padding
         said.pop()
-    # "1.1.1.1" on every prompt is a broken model, not somebody's sentence.
-    varied = len(set(said)) > config.variety * len(said) and len(set(opening)) > 1
-    return SoftTrigger(perturbation, identity, identity >= config.identity and varied, text, answers[index])
+    # "1.1.1.1" on every prompt is a broken model, not somebody's sentence, and "Yes." is nothing but what was fitted.
+    sentence = len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
+    return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answers[index])
