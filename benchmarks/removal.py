@@ -7,7 +7,7 @@
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
 script anywhere and run it again. Planted models stay in `runs/removal/`. Records carry figures and hashes, no text of
 the outside data. Purification data: the 100 clean examples of the same public set, less those that occur in the test
-set. No setting was chosen on these attacks or on their prompts.
+set. Settings are chosen on attacks of our own (`benchmarks/selection.py`); docs/lab-notes.md says what was learnt here.
 """
 
 from __future__ import annotations

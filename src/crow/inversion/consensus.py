@@ -20,6 +20,7 @@ from torch.nn import functional
 from crow.inversion.perturbation import Perturbation, addition, ascend, hidden_norms, user_spans, zero_vector
 from crow.inversion.probe import Probe
 from crow.models.architecture import find_layers
+from crow.models.generation import end_ids
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.records import SearchRecord
 
@@ -137,13 +138,14 @@ def search_soft_triggers(
 
 
 def first_tokens(probe: Probe, count: int) -> list[int]:
-    """The likeliest first tokens of an answer, on average over all prompts."""
+    """The likeliest first tokens of an answer, on average over all prompts; none that ends it at once."""
     total = torch.zeros((), device=probe.lm.device)
     for first in range(0, len(probe), READ_BATCH):
         rows = [probe.row(index) for index in range(first, min(first + READ_BATCH, len(probe)))]
         with torch.no_grad():
             total = total + probe.run(rows)[0][:, -1].softmax(dim=-1).sum(dim=0)
-    return total.topk(min(count, len(total))).indices.tolist()
+    ends = end_ids(probe.lm)
+    return [token for token in total.argsort(descending=True).tolist() if token not in ends][:count]
 
 
 def screen(probe: Probe, fitted: list[int], layer: int, radius: float, config: SearchConfig) -> list[Perturbation]:
