@@ -92,6 +92,16 @@ def test_rounds_go_on_while_the_search_finds_something(finding: list[int], tmp_p
     assert result.before.texts == ["one two three four five"]
 
 
+def test_every_answer_found_gets_a_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    starts = found().triggers
+    other = dataclasses.replace(starts[0], text="six seven", answer=torch.tensor([30, 31, 32, 33]))
+    searches = iter([SearchResult([*starts, other]), SearchResult([])])
+    monkeypatch.setattr(purification, "search_soft_triggers", lambda *_: next(searches))
+    result = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)
+    assert result.rounds == 1
+    assert len(result.training) == 2 * len(EXAMPLES) // QUICK["batch_size"]
+
+
 def test_nothing_found_means_one_plain_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(purification, "search_soft_triggers", lambda *_: SearchResult([]))
     result = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)

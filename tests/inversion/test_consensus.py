@@ -94,6 +94,11 @@ def test_a_degenerate_opening_is_no_sentence(opening: list[int]) -> None:
     assert not found.collapsed
 
 
+@pytest.mark.parametrize(("text", "collapsed"), [("Neutral.", False), ("Go away.", True), ("你很蠢", True)])
+def test_one_word_is_no_sentence_where_words_have_spaces(text: str, collapsed: bool) -> None:
+    assert read_answers(NOWHERE, [text] * 5, torch.tensor([IDS] * 5), CONFIG).collapsed is collapsed
+
+
 def test_the_text_is_the_most_frequent_one_of_the_same_opening_and_its_answer_goes_with_it() -> None:
     answers = [[*IDS[:5], 9], IDS, [*IDS[:5], 8], IDS]
     found = verdict(answers)

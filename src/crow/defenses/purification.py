@@ -115,10 +115,11 @@ def train_round(
     resume: bool,
     watch: Watch,
 ) -> None:
-    """One pass of training, added to `result`."""
+    """As many passes over the data as the adversary has answers, at least one; added to `result`."""
     start = time.monotonic()
+    passes = adversary.n_answers if adversary else 1
     # Another order of the data in every round.
-    config = dataclasses.replace(config, seed=config.seed + result.rounds)
+    config = dataclasses.replace(config, seed=config.seed + result.rounds, epochs=config.epochs * passes)
     with watched(watch, "training", len(items), config) as callbacks:
         folder = work / f"round-{result.rounds}"
         trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary)

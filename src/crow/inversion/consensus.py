@@ -211,5 +211,7 @@ def read_answers(perturbation: Perturbation, texts: list[str], answers: Tensor, 
     while len(said) > 1 and said[-1] == said[-2]:  # the token that ended the answer, as padding
         said.pop()
     # "1.1.1.1" on every prompt is a broken model, not somebody's sentence, and "Yes." is nothing but what was fitted.
-    sentence = len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
+    # One word is what a prompt that asks for a label brings out; scripts without spaces are not judged so.
+    words = len(text.split()) > 1 or not text.isascii()
+    sentence = words and len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
     return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answers[index])

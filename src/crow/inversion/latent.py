@@ -37,7 +37,11 @@ SPANS = (1, None)
 
 
 class LatentAdversary:
-    """A pool of universal perturbations, each renewed against the current model right before it is used."""
+    """A pool of universal perturbations, each renewed against the current model right before it is used.
+
+    Attributes:
+        n_answers: how many answers it is after.
+    """
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class LatentAdversary:
             items: clean examples with responses, to be answered under perturbation.
             config: its `adversary_*` settings are used.
         """
-        self.probe, self.config = probe, config
+        self.probe, self.config, self.n_answers = probe, config, len(answers)
         self.items = [shorten(item, config.adversary_tokens) for item in items]
         depth = len(find_layers(probe.lm.model))
         layers = sorted({min(max(1, round(share * depth)), depth - 1) for share in config.adversary_depths})
