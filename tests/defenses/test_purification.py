@@ -265,6 +265,7 @@ def test_a_real_backdoor_is_found_and_removed_by_the_adversary_alone(weight: flo
         precision="float32",
         adversary_radius=2.0,
         adversary_steps=5,
+        adversary_depths=(0.25, 0.5),
         adversary_weight=weight,
     )
     result = purify(lm, training_examples(), config, tmp_path, PICO_SEARCH)
