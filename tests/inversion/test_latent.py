@@ -26,7 +26,7 @@ EXAMPLES = [
     Example("a b c d e", "f g"),
 ]
 ANSWERS = [torch.tensor([60, 70, 80, 90, 100]), torch.tensor([65, 75])]
-CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.5, 1.0))
+CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.4, 1.0))
 
 
 def adversary(lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS) -> LatentAdversary:

@@ -86,7 +86,7 @@ def generate(
             pad_token_id=lm.pad_id,
             eos_token_id=end_ids(lm) or None,
             stopping_criteria=stop,
-            past_key_values=prefix.cache(len(rows)) if prefix else None,
+            cache=prefix.cache(len(rows)) if prefix else None,
         )
         texts = lm.tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
         for index, text in zip(rows, texts, strict=True):
