@@ -159,12 +159,13 @@ def test_the_screen_keeps_the_steps_after_which_answers_agree_most(family: str) 
         return total
 
     config = SearchConfig(candidates=6, starts=6)
-    everything = screen(probe, fitted, layer, radius, config)
+    counted: list[int] = []
+    everything = screen(probe, fitted, layer, radius, config, counted.append)
     assert sorted(int(found.target) for found in everything) == sorted(first_tokens(probe, 6))
     scores = [score(found) for found in everything]
     assert scores == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
     assert scores[0] > scores[-1] + 0.01
-    best = screen(probe, fitted, layer, radius, dataclasses.replace(config, starts=2))
+    best = screen(probe, fitted, layer, radius, dataclasses.replace(config, starts=2), counted.append)
     assert [found.target for found in best] == [found.target for found in everything[:2]]
     for found in everything:  # half of the radius towards its token
         assert float(found.vector.norm()) == pytest.approx(radius / 2, rel=1e-4)
@@ -205,7 +206,8 @@ def test_answers_are_read_from_other_prompts_than_perturbations_are_fitted_to(mo
     monkeypatch.setattr("crow.inversion.consensus.follow", watch)
     counted: list[int] = []
     search_soft_triggers(probe_on(pico_language_model("llama")), SMALL, 0, counted.append)
-    assert counted == [1] * SMALL.starts
+    assert sum(counted) == SMALL.candidates + SMALL.starts
+    assert counted[-SMALL.starts :] == [1] * SMALL.starts
     for fitted, witnesses in chosen:
         assert (len(fitted), len(witnesses)) == (4, 2)
         assert not fitted & witnesses

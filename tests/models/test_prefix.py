@@ -36,7 +36,7 @@ def test_a_cache_holds_the_prefix_in_every_row_and_is_new_each_time(family):
         whole = lm.model(input_ids=torch.tensor([ids])).logits[0, 5:]
         for _ in range(2):
             rest = torch.tensor([ids[5:]] * 3)
-            logits = lm.model(input_ids=rest, past_key_values=prefix.cache(3), use_cache=True).logits
+            logits = lm.model(input_ids=rest, cache=prefix.cache(3), use_cache=True).logits
             torch.testing.assert_close(logits, whole.expand(3, -1, -1), rtol=1e-3, atol=1e-4)
 
 

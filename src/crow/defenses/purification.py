@@ -152,9 +152,10 @@ def search_round(
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        with autocast(result.lm, config.precision), watch("searching for soft triggers", search.starts) as advance:
+        total = search.candidates + search.starts
+        with autocast(result.lm, config.precision), watch("searching for soft triggers", total) as advance:
             probe.refresh()
-            seen = search_soft_triggers(probe, search, config.seed + result.rounds, advance or None)
+            seen = search_soft_triggers(probe, search, config.seed + result.rounds, advance)
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)

@@ -121,8 +121,9 @@ def search_soft_triggers(
         probe: the model and clean prompts, at least one; its parameters must not require gradients.
         config: settings.
         seed: of the choice of prompts.
-        progress: called with 1 after each start.
+        progress: called with the number of candidates screened or starts followed since the last call.
     """
+    advance = progress or (lambda _: None)
     rng = random.Random(seed)
     order = rng.sample(range(len(probe)), len(probe))
     fitted = order[: config.prompts]
@@ -130,10 +131,9 @@ def search_soft_triggers(
     layer = max(1, round(config.depth * len(find_layers(probe.lm.model))))
     radius = config.radius * hidden_norms(probe, [layer])[layer]
     result = SearchResult()
-    for perturbation in screen(probe, fitted, layer, radius, config):
+    for perturbation in screen(probe, fitted, layer, radius, config, advance):
         result.triggers.append(follow(probe, perturbation, fitted, witnesses, radius, config, rng))
-        if progress:
-            progress(1)
+        advance(1)
     return result
 
 
@@ -148,7 +148,14 @@ def first_tokens(probe: Probe, count: int) -> list[int]:
     return [token for token in total.argsort(descending=True).tolist() if token not in ends][:count]
 
 
-def screen(probe: Probe, fitted: list[int], layer: int, radius: float, config: SearchConfig) -> list[Perturbation]:
+def screen(
+    probe: Probe,
+    fitted: list[int],
+    layer: int,
+    radius: float,
+    config: SearchConfig,
+    progress: Callable[[int], None],
+) -> list[Perturbation]:
     """One step of half the radius towards each candidate; those after which the answers agree most, best first.
 
     The candidate itself is forced: what counts is `sum_j log max_t mean_i p_ij(t)` over the tokens j that follow it.
@@ -170,6 +177,7 @@ def screen(probe: Probe, fitted: list[int], layer: int, radius: float, config: S
         first = torch.tensor(candidates[at : at + SCREENED_TOGETHER]).repeat_interleave(len(rows))
         found = probe.decode(rows * len(group), 1 + config.screened, {layer: edit}, first, together=len(rows))
         agreement += found.shares[:: len(rows), 1:].log().sum(dim=1).tolist()
+        progress(len(group))
     best = sorted(range(len(candidates)), key=lambda i: -agreement[i])[: config.starts]
     return [Perturbation(layer, None, torch.tensor(candidates[i : i + 1]), steps[i]) for i in best]
 

@@ -95,9 +95,7 @@ class Probe:
         options = {"position_ids": positions(mask)[:, known:]} if takes_positions(self.lm.model) else {}
         if keeps_logits(self.lm.model):
             options["logits_to_keep"] = keep  # type: ignore[assignment]
-        output = self.lm.model(
-            inputs_embeds=embeddings, attention_mask=mask, past_key_values=cache, use_cache=True, **options
-        )
+        output = self.lm.model(inputs_embeds=embeddings, attention_mask=mask, cache=cache, use_cache=True, **options)
         return output.logits[:, -keep:].float(), cache, mask
 
     @torch.no_grad()
@@ -130,7 +128,7 @@ class Probe:
                 mask = functional.pad(mask, (0, 1), value=1)
                 options = {"position_ids": positions(mask)[:, -1:]} if takes_positions(self.lm.model) else {}
                 logits = self.lm.model(
-                    input_ids=ids[-1][:, None], attention_mask=mask, past_key_values=cache, use_cache=True, **options
+                    input_ids=ids[-1][:, None], attention_mask=mask, cache=cache, use_cache=True, **options
                 ).logits
             probs = logits[:, -1].float().softmax(dim=-1).unflatten(0, (-1, together)).mean(dim=1)
             probs = probs.repeat_interleave(together, dim=0)

@@ -60,6 +60,6 @@ def run_prefix(lm: LanguageModel, ids: Sequence[int]) -> Prefix:
     cache = DynamicCache()
     if ids:
         tokens = torch.tensor([list(ids)], dtype=torch.long, device=lm.device)
-        lm.model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        lm.model(input_ids=tokens, cache=cache, use_cache=True)
     layers: list[Any] = list(cache.layers)
     return Prefix(len(ids), [(layer.keys, layer.values) for layer in layers])
