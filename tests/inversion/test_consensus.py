@@ -150,7 +150,7 @@ def test_the_screen_keeps_the_steps_after_which_answers_agree_most(family: str) 
         for _ in range(config.screened):
             rows = [probe.row(i, said) for i in fitted]
             longer = torch.nn.functional.pad(mask, (0, 0, 0, len(said)))
-            edit = addition(longer, perturbation.vector)
+            edit = addition(longer * perturbation.vector)
             with torch.no_grad(), edit_hidden_states(probe.lm.model, {layer: edit}):
                 mean = probe.run(rows)[0][:, -1].softmax(dim=-1).mean(dim=0)
             if int(said[-1]) not in end_ids(probe.lm):

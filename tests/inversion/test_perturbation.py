@@ -38,7 +38,7 @@ def likelihood(probe: Probe, perturbation: Perturbation) -> float:
     """Mean over all prompts of the target's log-likelihood, every user token perturbed."""
     chosen = range(len(PROMPTS))
     rows = [probe.row(i, perturbation.target[:-1]) for i in chosen]
-    edit = addition(user_spans(probe, chosen, rows, None, random.Random(0)), perturbation.vector)
+    edit = addition(user_spans(probe, chosen, rows, None, random.Random(0)) * perturbation.vector)
     with torch.no_grad(), edit_hidden_states(probe.lm.model, {perturbation.layer: edit}):
         logits, _, _ = probe.run(rows, keep=len(perturbation.target))
     wanted = perturbation.target[None, :, None].expand(len(rows), -1, 1)

@@ -51,7 +51,7 @@ def test_curves_share_one_scale_and_only_known_series_are_drawn():
     assert curve_figures({"clean_before": []}) == curve_figures(None) == []
 
 
-def test_scores_of_one_side_are_enough():
+def test_identities_of_one_side_are_enough():
     assert identity_figure(None, SearchRecord(3, 0, [])) is None
     picture = identity_figure(SearchRecord(2, 1, ["secret"], [1.0, 0.25]), None)
     assert picture is not None

@@ -99,7 +99,9 @@ def purify(
         if found.answers:
             with autocast(lm, config.precision):
                 adversary = LatentAdversary(probe, found.answers, items, config)
-        train_round(result, items, config, adversary, work, resume, watch)
+        # Sharing one pass, the answers would leave each other too few of the adversary's turns.
+        whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
+        train_round(result, items, whole, adversary, work, resume, watch)
         found = search_round(result, probe, search, config, work, resume, watch)
         result.after = found.record
         if not found.answers or result.rounds >= config.rounds:
@@ -115,11 +117,10 @@ def train_round(
     resume: bool,
     watch: Watch,
 ) -> None:
-    """As many passes over the data as the adversary has answers, at least one; added to `result`."""
+    """One training, added to `result`."""
     start = time.monotonic()
-    passes = adversary.n_answers if adversary else 1
     # Another order of the data in every round.
-    config = dataclasses.replace(config, seed=config.seed + result.rounds, epochs=config.epochs * passes)
+    config = dataclasses.replace(config, seed=config.seed + result.rounds)
     with watched(watch, "training", len(items), config) as callbacks:
         folder = work / f"round-{result.rounds}"
         trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary)

@@ -164,7 +164,7 @@ def screen(
     zero = zero_vector(probe.lm).requires_grad_(True)
     rows = [probe.row(index) for index in fitted]
     mask = user_spans(probe, fitted, rows, None, random.Random(0))
-    with edit_hidden_states(probe.lm.model, {layer: addition(mask, zero)}):
+    with edit_hidden_states(probe.lm.model, {layer: addition(mask * zero)}):
         clean = functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1).mean(dim=0)
     steps = []
     for token in candidates:
@@ -173,7 +173,7 @@ def screen(
     agreement: list[float] = []
     for at in range(0, len(steps), SCREENED_TOGETHER):
         group = torch.stack(steps[at : at + SCREENED_TOGETHER])
-        edit = addition(mask.repeat(len(group), 1, 1), group.repeat_interleave(len(rows), dim=0)[:, None])
+        edit = addition(mask.repeat(len(group), 1, 1) * group.repeat_interleave(len(rows), dim=0)[:, None])
         first = torch.tensor(candidates[at : at + SCREENED_TOGETHER]).repeat_interleave(len(rows))
         found = probe.decode(rows * len(group), 1 + config.screened, {layer: edit}, first, together=len(rows))
         agreement += found.shares[:: len(rows), 1:].log().sum(dim=1).tolist()
@@ -195,7 +195,7 @@ def follow(
 
     def edits(chosen: list[int], rows: list[Tensor]) -> dict[int, Edit]:
         mask = user_spans(probe, chosen, rows, None, rng)
-        return {perturbation.layer: addition(mask, perturbation.vector)}
+        return {perturbation.layer: addition(mask * perturbation.vector)}
 
     ascend(probe, perturbation, fitted, radius, config.rate, config.steps, rng)
     rows = [probe.row(index) for index in fitted]

@@ -20,6 +20,7 @@ from crow.data.encoding import IGNORED, Encoded, collate
 from crow.inversion.perturbation import (
     TARGET_TOKENS,
     Perturbation,
+    addition,
     ascend,
     hidden_norms,
     span_mask,
@@ -37,11 +38,7 @@ SPANS = (1, None)
 
 
 class LatentAdversary:
-    """A pool of universal perturbations, each renewed against the current model right before it is used.
-
-    Attributes:
-        n_answers: how many answers it is after.
-    """
+    """A pool of universal perturbations, each renewed against the current model right before it is used."""
 
     def __init__(
         self,
@@ -58,7 +55,7 @@ class LatentAdversary:
             items: clean examples with responses, to be answered under perturbation.
             config: its `adversary_*` settings are used.
         """
-        self.probe, self.config, self.n_answers = probe, config, len(answers)
+        self.probe, self.config = probe, config
         self.items = [shorten(item, config.adversary_tokens) for item in items]
         depth = len(find_layers(probe.lm.model))
         layers = sorted({min(max(1, round(share * depth)), depth - 1) for share in config.adversary_depths})
@@ -125,7 +122,7 @@ class LatentAdversary:
         self, perturbations: Sequence[Perturbation], chosen: Sequence[Encoded], width: int, rng: random.Random
     ) -> dict[int, Edit]:
         """Add each perturbation in its rows: the first in rows 0, n, 2n .., the second in 1, n + 1 .."""
-        additions: dict[int, Tensor] = {}
+        totals: dict[int, Tensor] = {}
         for number, perturbation in enumerate(perturbations):
             spans = [
                 span_within(item.user_start, item.user_end, perturbation.span, rng)
@@ -134,9 +131,9 @@ class LatentAdversary:
                 for row, item in enumerate(chosen)
             ]
             # Weaker forms must be resisted as well, or training only moves the threshold.
-            addition = span_mask(spans, width, self.probe.lm.device) * perturbation.vector * rng.uniform(0.5, 1.0)
-            additions[perturbation.layer] = additions.get(perturbation.layer, 0) + addition
-        return {layer: lambda h, a=addition: h + a.to(h.dtype) for layer, addition in additions.items()}
+            added = span_mask(spans, width, self.probe.lm.device) * perturbation.vector * rng.uniform(0.5, 1.0)
+            totals[perturbation.layer] = totals.get(perturbation.layer, 0) + added
+        return {layer: addition(total) for layer, total in totals.items()}
 
     def renew(self, perturbation: Perturbation, rng: random.Random) -> None:
         """A few steps up the likelihood of the found answer, against the model as it is now."""

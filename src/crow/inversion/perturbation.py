@@ -52,9 +52,9 @@ def user_spans(
     return span_mask(spans, longest, probe.lm.device)
 
 
-def addition(mask: Tensor, vectors: Tensor) -> Edit:
-    """Adds `vectors`, (dim,) or one a row (batch, 1, dim), where `mask` (batch, width, 1) is one."""
-    return lambda hidden: hidden + (mask * vectors).to(hidden.dtype)
+def addition(added: Tensor) -> Edit:
+    """Adds `added` (batch, width, dim) to hidden states, in their dtype."""
+    return lambda hidden: hidden + added.to(hidden.dtype)
 
 
 def ascend(
@@ -92,7 +92,7 @@ def log_likelihood(
     target = perturbation.target
     rows = [probe.row(index, target[:-1]) for index in chosen]
     mask = user_spans(probe, chosen, rows, perturbation.span, rng or random.Random(0))
-    with edit_hidden_states(probe.lm.model, {perturbation.layer: addition(mask, perturbation.vector)}):
+    with edit_hidden_states(probe.lm.model, {perturbation.layer: addition(mask * perturbation.vector)}):
         logits, _, _ = probe.run(rows, keep=len(target))
     wanted = target.to(logits.device)[None, :, None].expand(len(rows), -1, 1)
     return functional.log_softmax(logits, dim=-1).gather(-1, wanted).sum(dim=(1, 2))
