@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crow.core import output_consistency_loss
+from crow.core import coarse_log_probs, output_consistency_loss
 from tests.strategies import generator, seeds
 
 
@@ -65,3 +65,24 @@ def test_a_token_of_probability_zero_adds_nothing() -> None:
     assert float(loss.detach()) == pytest.approx(math.log(2))
     loss.backward()
     assert torch.isfinite(perturbed.grad).all()  # type: ignore[arg-type]
+
+
+@given(seeds, st.integers(1, 4))
+def test_coarse_distributions_keep_the_named_tokens_and_the_rest_together(seed: int, kept: int) -> None:
+    clean, perturbed, mask = distributions(seed)
+    tokens = clean.topk(kept, dim=-1).indices
+    coarse = coarse_log_probs(clean, tokens)
+    torch.testing.assert_close(coarse[..., :-1], clean.gather(-1, tokens))
+    torch.testing.assert_close(coarse.exp().sum(-1), torch.ones(2, 3, dtype=torch.float64))
+    whole = output_consistency_loss(clean, perturbed, mask)
+    assert output_consistency_loss(coarse, coarse_log_probs(perturbed, tokens), mask) <= whole + 1e-12
+    if kept == 4:  # one token is left for the rest: nothing is lost
+        torch.testing.assert_close(output_consistency_loss(coarse, coarse_log_probs(perturbed, tokens), mask), whole)
+
+
+@given(seeds)
+def test_gradients_of_coarse_distributions_match_finite_differences(seed: int) -> None:
+    logits, _, _ = distributions(seed)
+    tokens = logits.topk(2, dim=-1).indices
+    logits.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: coarse_log_probs(x.log_softmax(-1), tokens), (logits,))

@@ -17,6 +17,7 @@ from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
+from crow.training.suspect import predict
 from tests.pico import FAMILIES, pico_language_model
 
 EXAMPLES = [
@@ -31,7 +32,8 @@ CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversa
 
 def adversary(lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS) -> LatentAdversary:
     probe = Probe(lm, [example.prompt for example in EXAMPLES])
-    return LatentAdversary(probe, answers, encode_all(lm.tokenizer, EXAMPLES), config)
+    items = encode_all(lm.tokenizer, EXAMPLES)
+    return LatentAdversary(probe, answers, items, predict(lm, items, 3), config)
 
 
 def adapted(family: str = "llama") -> LanguageModel:
@@ -146,7 +148,7 @@ def test_the_loss_is_how_far_the_first_answer_tokens_are_from_the_unperturbed(
     config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens, adversary_mix=1)
     enemy = adversary(lm, config, ANSWERS[:1])
     monkeypatch.setattr(enemy, "renew", lambda *_: None)
-    assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-4)  # kept in half precision
+    assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-5)
     everywhere = next(i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None)
     perturbation = enemy.pool[everywhere]
     perturbation.vector = torch.ones_like(perturbation.vector)
@@ -180,7 +182,7 @@ def test_the_model_to_agree_with_is_the_suspect_and_not_the_model_in_training() 
 
 def test_examples_that_the_suspect_already_answers_so_are_left_out() -> None:
     lm = adapted()
-    first = [int(rows[0].argmax()) for rows in adversary(lm).predictions]
+    first = [int(row.tokens[0, 0]) for row in adversary(lm).predictions]
     assert len(set(first)) > 1
     enemy = adversary(lm, answers=[torch.tensor([first[0], 7, 8])])
     assert sorted(enemy.usable) == [i for i, token in enumerate(first) if token != first[0]]
@@ -196,11 +198,14 @@ def test_perturbations_at_work_together_share_the_rows() -> None:
     assert first.layer != second.layer
     for perturbation in (first, second):
         perturbation.vector = torch.ones_like(perturbation.vector)
-    zeros = torch.zeros(5, len(chosen[0]), len(first.vector))
-    edits = enemy.edits([first, second], chosen, len(chosen[0]), random.Random(0))
+    before = chosen[0].user_start - 1
+    zeros = torch.zeros(5, len(chosen[0]) - before, len(first.vector))
+    edits = enemy.edits([first, second], chosen, before, random.Random(0))
     rows = [edits[p.layer](zeros).abs().amax(dim=(1, 2)) > 0 for p in (first, second)]
     assert [row.tolist() for row in rows] == [[True, False, True, False, True], [False, True, False, True, False]]
-    both = enemy.edits([first, first], chosen, len(chosen[0]), random.Random(0))[first.layer](zeros)
+    moved = edits[first.layer](zeros)[0].abs().amax(dim=-1) > 0
+    assert moved.nonzero().flatten().tolist() == list(range(1, 1 + chosen[0].user_end - chosen[0].user_start))
+    both = enemy.edits([first, first], chosen, before, random.Random(0))[first.layer](zeros)
     assert (both.abs().amax(dim=(1, 2)) > 0).all()
 
 

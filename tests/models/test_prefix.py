@@ -31,7 +31,7 @@ def test_a_sliding_window_too_short_for_padding_leaves_nothing_shared():
 def test_a_cache_holds_the_prefix_in_every_row_and_is_new_each_time(family):
     lm = pico_language_model(family)
     ids = encode_all(lm.tokenizer, EXAMPLES)[0].prompt_ids
-    prefix = run_prefix(lm, ids[:5])
+    prefix = run_prefix(lm.model, torch.tensor(ids[:5]))
     with torch.no_grad():
         whole = lm.model(input_ids=torch.tensor([ids])).logits[0, 5:]
         for _ in range(2):

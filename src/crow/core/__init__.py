@@ -1,12 +1,13 @@
 """The method in tensors: consistency, perturbation, objective, collapse. Imports torch only."""
 
 from crow.core.collapse import collapse_score
-from crow.core.consistency import consistency_loss, layer_consistency, output_consistency_loss
+from crow.core.consistency import coarse_log_probs, consistency_loss, layer_consistency, output_consistency_loss
 from crow.core.objective import CrowLoss, crow_loss
 from crow.core.perturbation import fgsm_perturbation
 
 __all__ = [
     "CrowLoss",
+    "coarse_log_probs",
     "collapse_score",
     "consistency_loss",
     "crow_loss",

@@ -100,6 +100,22 @@ def output_consistency_loss(clean_log_probs: Tensor, log_probs: Tensor, mask: Te
     return divergence.masked_fill(~counted, 0).sum() / counted.sum().clamp_min(1)
 
 
+def coarse_log_probs(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities of some tokens, and of all the others together: enough to compare two distributions by.
+
+    The divergence of two distributions so coarsened is at most that of the whole ones.
+
+    Args:
+        log_probs: (..., vocab), normalized.
+        tokens: (..., k) ids, distinct in each row, k < vocab.
+
+    Returns:
+        (..., k + 1), normalized, the others last.
+    """
+    others = log_probs.scatter(-1, tokens, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    return torch.cat([log_probs.gather(-1, tokens), others], dim=-1)
+
+
 def check_states(hidden_states: Sequence[Tensor], mask: Tensor) -> None:
     """Raise ValueError unless there are two states or more of one shape and the mask fits them."""
     if len(hidden_states) < 2:

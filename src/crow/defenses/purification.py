@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.precision import autocast
+from crow.training.suspect import Predictions, predict, trustworthy
 from crow.training.watch import Watch, silent, watched
 
+PREDICTED_TOGETHER = 10
+"""Examples in one pass when the suspect's predictions are taken."""
 PROBE_PROMPTS = 40
 """Short clean prompts that searches run on, the shortest of those given."""
 
@@ -89,8 +92,13 @@ def purify(
     items = encode_all(lm.tokenizer, examples, config.max_length)
     result = Result(lm)
     probe = Probe(lm, sorted((e.prompt for e in examples), key=len)[:PROBE_PROMPTS]) if config.rounds else None
+    predictions: list[Predictions] = []
+    if probe is not None or config.self_distillation:
+        lm.model.eval()
+        with autocast(lm, config.precision):
+            predictions = predict(lm, items, PREDICTED_TOGETHER)
     if probe is None:
-        train_round(result, items, config, None, work, resume, watch)
+        train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
         return result
     found = search_round(result, probe, search, config, work, resume, watch)
     result.before = found.record
@@ -98,10 +106,11 @@ def purify(
         adversary = None
         if found.answers:
             with autocast(lm, config.precision):
-                adversary = LatentAdversary(probe, found.answers, items, config)
+                adversary = LatentAdversary(probe, found.answers, items, predictions, config)
+        suspect = {items[i]: predictions[i] for i in trustworthy(predictions, found.answers)}
         # Sharing one pass, the answers would leave each other too few of the adversary's turns.
         whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
-        train_round(result, items, whole, adversary, work, resume, watch)
+        train_round(result, items, whole, suspect, adversary, work, resume, watch)
         found = search_round(result, probe, search, config, work, resume, watch)
         result.after = found.record
         if not found.answers or result.rounds >= config.rounds:
@@ -112,6 +121,7 @@ def train_round(
     result: Result,
     items: Sequence[Encoded],
     config: CrowConfig,
+    suspect: Mapping[Encoded, Predictions],
     adversary: LatentAdversary | None,
     work: Path,
     resume: bool,
@@ -123,7 +133,7 @@ def train_round(
     config = dataclasses.replace(config, seed=config.seed + result.rounds)
     with watched(watch, "training", len(items), config) as callbacks:
         folder = work / f"round-{result.rounds}"
-        trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary)
+        trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary, suspect=suspect)
         trainer.run(resume)
     result.training += [{"round": result.rounds, **term} for term in trainer.terms]
     result.rounds += 1

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from crow.core import output_consistency_loss
-from crow.data.encoding import IGNORED, Encoded, collate
+from crow.core import coarse_log_probs, output_consistency_loss
+from crow.data.encoding import Encoded
 from crow.inversion.perturbation import (
     TARGET_TOKENS,
     Perturbation,
@@ -29,9 +29,9 @@ from crow.inversion.perturbation import (
 )
 from crow.inversion.probe import Probe
 from crow.models.architecture import find_layers
-from crow.models.hidden_states import Edit, edit_hidden_states
+from crow.models.hidden_states import Edit
 from crow.training.config import CrowConfig
-from crow.training.loss import response_logits
+from crow.training.suspect import Predictions, response_log_probs, trustworthy
 
 SPANS = (1, None)
 """How many neighbouring user tokens carry the perturbation, in turn: one, as a rare word does, or all of them."""
@@ -45,6 +45,7 @@ class LatentAdversary:
         probe: Probe,
         answers: Sequence[Tensor],
         items: Sequence[Encoded],
+        predictions: Sequence[Predictions],
         config: CrowConfig,
     ) -> None:
         """Start with all perturbations at zero.
@@ -53,6 +54,7 @@ class LatentAdversary:
             probe: the model in training with short clean prompts.
             answers: found answers, each (m,) token ids; at least one.
             items: clean examples with responses, to be answered under perturbation.
+            predictions: what the suspect predicted for them before training, unperturbed.
             config: its `adversary_*` settings are used.
         """
         self.probe, self.config = probe, config
@@ -62,10 +64,8 @@ class LatentAdversary:
         with evaluating(probe.lm.model):
             probe.refresh()  # a resumed run has not searched with these weights
             norms = hidden_norms(probe, layers)
-            self.predictions = self.suspects_predictions()
-        # What the suspect answers with the found sentence even unperturbed is no model for anything.
-        bad = {int(answer[0]) for answer in answers}
-        honest = [i for i, rows in enumerate(self.predictions) if int(rows[0].argmax()) not in bad]
+        self.predictions = [row.opening(config.adversary_tokens) for row in predictions]
+        honest = trustworthy(predictions, answers)
         self.usable = sorted(honest or range(len(self.items)), key=lambda i: len(self.items[i]))
         self.radius = {layer: config.adversary_radius * norm for layer, norm in norms.items()}
         self.pool = [
@@ -74,16 +74,6 @@ class LatentAdversary:
             for layer in layers
             for span in SPANS
         ]
-
-    @torch.no_grad()
-    def suspects_predictions(self) -> list[Tensor]:
-        """`response_log_probs` of every item before training, in half precision to save memory.
-
-        Asked to agree with its own changing predictions, a model would also be consistent by ignoring the user.
-        """
-        size = self.config.adversary_batch
-        groups = [self.items[first : first + size] for first in range(0, len(self.items), size)]
-        return [row.half() for group in groups for row in self.response_log_probs(group)]
 
     def loss(self, step: int) -> Tensor:
         """`L_out` of the first response tokens under the perturbations whose turn it is.
@@ -106,26 +96,30 @@ class LatentAdversary:
         first = rng.randint(0, len(self.usable) - size)
         rows = self.usable[first : first + size]  # of similar length, for little padding
         chosen = [self.items[i] for i in rows]
-        width = max(len(item) for item in chosen)
-        with edit_hidden_states(self.probe.lm.model, self.edits(perturbations, chosen, width, rng)):
-            perturbed = torch.cat(self.response_log_probs(chosen))
-        clean = torch.cat([self.predictions[i].to(perturbed) for i in rows])
+        log_probs = response_log_probs(
+            self.probe.lm, chosen, lambda before: self.edits(perturbations, chosen, before, rng)
+        )
+        perturbed = torch.cat(log_probs)
+        perturbed = coarse_log_probs(perturbed, torch.cat([self.predictions[i].tokens for i in rows]))
+        clean = torch.cat([self.predictions[i].log_probs for i in rows])
         return output_consistency_loss(clean, perturbed, torch.ones(len(clean), device=clean.device))
 
-    def response_log_probs(self, items: Sequence[Encoded]) -> list[Tensor]:
-        """Log-probabilities (m, vocab) of what the model predicts at the m response positions of each item."""
-        batch = {k: v.to(self.probe.lm.device) for k, v in collate(items, self.probe.lm.pad_id).items()}
-        logits, targets = response_logits(self.probe.lm.model, batch)
-        return [row[target != IGNORED].log_softmax(dim=-1) for row, target in zip(logits, targets, strict=True)]
-
     def edits(
-        self, perturbations: Sequence[Perturbation], chosen: Sequence[Encoded], width: int, rng: random.Random
+        self, perturbations: Sequence[Perturbation], chosen: Sequence[Encoded], before: int, rng: random.Random
     ) -> dict[int, Edit]:
-        """Add each perturbation in its rows: the first in rows 0, n, 2n .., the second in 1, n + 1 .."""
+        """Add each perturbation in its rows: the first in rows 0, n, 2n .., the second in 1, n + 1 ..
+
+        Args:
+            perturbations: those at work.
+            chosen: the examples of the rows.
+            before: columns that are left out, all before the users' messages.
+            rng: draws spans and strength.
+        """
+        width = max(len(item) for item in chosen) - before
         totals: dict[int, Tensor] = {}
         for number, perturbation in enumerate(perturbations):
             spans = [
-                span_within(item.user_start, item.user_end, perturbation.span, rng)
+                span_within(item.user_start - before, item.user_end - before, perturbation.span, rng)
                 if row % len(perturbations) == number
                 else (0, 0)
                 for row, item in enumerate(chosen)

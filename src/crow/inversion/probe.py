@@ -67,7 +67,7 @@ class Probe:
         self.before = [self._embed(item.prompt_ids[known : item.user_start]) for item in self.encoded]
         self.users = [self._embed(item.prompt_ids[item.user_start : item.user_end]) for item in self.encoded]
         self.after = [self._embed(item.prompt_ids[item.user_end :]) for item in self.encoded]
-        self.prefix = run_prefix(self.lm, self.shared)
+        self.prefix = run_prefix(self.lm.model, torch.tensor(self.shared, dtype=torch.long, device=self.lm.device))
 
     def __len__(self) -> int:
         return len(self.users)

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from crow.data.encoding import Encoded
-from crow.models.architecture import unwrap
+from crow.models.architecture import keeps_logits, unwrap
 from crow.models.language_model import LanguageModel
 
 
@@ -54,12 +53,11 @@ def shared_length(lm: LanguageModel, encoded: Sequence[Encoded], room: int) -> i
     return shared
 
 
-@torch.no_grad()
-def run_prefix(lm: LanguageModel, ids: Sequence[int]) -> Prefix:
-    """The prefix `ids` under the model's present weights."""
+def run_prefix(model: nn.Module, ids: Tensor) -> Prefix:
+    """The prefix `ids` (length,) under the model's present weights, with gradients where they are on."""
     cache = DynamicCache()
-    if ids:
-        tokens = torch.tensor([list(ids)], dtype=torch.long, device=lm.device)
-        lm.model(input_ids=tokens, cache=cache, use_cache=True)
+    if len(ids):
+        options = {"logits_to_keep": 1} if keeps_logits(model) else {}
+        model(input_ids=ids[None], cache=cache, use_cache=True, **options)
     layers: list[Any] = list(cache.layers)
     return Prefix(len(ids), [(layer.keys, layer.values) for layer in layers])

@@ -96,6 +96,8 @@ class CrowConfig(FinetuneConfig):
         layers: the layers l in 1..N whose pair (l-1, l) counts; all if None.
         inner_layers: leave out the first and the last pair when `layers` is None.
         samples: clean examples used, chosen by seed.
+        self_distillation: how much of the language-modelling term asks for the suspect's own predictions on the clean
+            answers instead of the answers' tokens, in [0, 1].
         rounds: at most this many times search and repair; 0 leaves the search out (the published method).
         adversary_weight: weight of the loss under the latent adversary, >= 0.
         adversary_radius: largest perturbation, in multiples of the median norm of the hidden states there.
@@ -115,6 +117,7 @@ class CrowConfig(FinetuneConfig):
     layers: tuple[int, ...] | None = None
     inner_layers: bool = False
     samples: int = 100
+    self_distillation: float = 0.0
     rounds: int = 0
     adversary_weight: float = 1.0
     adversary_radius: float = 0.7
@@ -145,6 +148,8 @@ class CrowConfig(FinetuneConfig):
             require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         for name in ("rounds", "adversary_weight"):
             require(0 <= getattr(self, name) < math.inf, name, ">= 0", getattr(self, name))
+        share = self.self_distillation
+        require(0 <= share <= 1, "self_distillation", "in [0, 1]", share)
         for name in ("adversary_radius", "adversary_rate"):
             require(0 < getattr(self, name) < math.inf, name, "> 0", getattr(self, name))
         depths = self.adversary_depths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,12 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from crow.core import consistency_loss, crow_loss, fgsm_perturbation
+from crow.core import coarse_log_probs, consistency_loss, crow_loss, fgsm_perturbation, output_consistency_loss
+from crow.data.encoding import IGNORED, Encoded
 from crow.models.architecture import embedding_rms, find_embeddings, find_layers
 from crow.models.hidden_states import capture_hidden_states
 from crow.output import write_json
 from crow.training.config import CrowConfig, require
-from crow.training.loss import response_loss
+from crow.training.loss import response_logits, response_loss
+from crow.training.suspect import Predictions
 from crow.training.trainer import ResponseTrainer
 
 ALPHA_FILE = "alpha.json"
@@ -49,12 +52,20 @@ class CrowTrainer(ResponseTrainer):
 
     crow_config: CrowConfig
 
-    def __init__(self, *args: Any, adversary: Adversary | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        adversary: Adversary | None = None,
+        suspect: Mapping[Encoded, Predictions] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """As `ResponseTrainer`, with a `CrowConfig`.
 
         Args:
             args: of `ResponseTrainer`.
             adversary: adds its loss, once in every optimizer step.
+            suspect: what the suspect predicted for the examples, wanted where `self_distillation` is above zero; one
+                without predictions is learnt from its response alone.
             kwargs: of `ResponseTrainer`.
 
         Raises:
@@ -62,6 +73,7 @@ class CrowTrainer(ResponseTrainer):
         """
         super().__init__(*args, **kwargs)
         self.adversary = adversary
+        self.suspect = suspect if self.crow_config.self_distillation else None
         self._adversary_due = False
         config = self.crow_config
         depth = len(find_layers(self.lm.model))
@@ -95,6 +107,33 @@ class CrowTrainer(ResponseTrainer):
             total = total + self.crow_config.adversary_weight * terms["adversarial"]
         self.record(**terms)
         return total
+
+    def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
+        """As `ResponseTrainer._collate`, with the suspect's predictions for all rows' responses, one after another."""
+        batch = super()._collate(items)
+        if self.suspect:
+            some = next(iter(self.suspect.values()))
+            rows = [self.suspect.get(item) or some.nothing(len(item.response_ids)) for item in items]
+            batch["suspect_tokens"] = torch.cat([row.tokens for row in rows]).cpu()
+            batch["suspect_log_probs"] = torch.cat([row.log_probs for row in rows]).cpu()
+            batch["suspect_known"] = torch.cat([torch.full((len(i.response_ids),), i in self.suspect) for i in items])
+        return batch
+
+    def answer_loss(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
+        """`(1 - s) CE(response) + s KL(suspect || model)`, s being `self_distillation` where predictions are known."""
+        if "suspect_tokens" not in inputs:
+            return super().answer_loss(model, inputs, n_tokens)
+        logits, targets = response_logits(model, inputs)
+        labelled = targets != IGNORED
+        log_probs = logits[labelled].log_softmax(dim=-1)
+        known, kept = inputs["suspect_known"], inputs["suspect_log_probs"]
+        present = coarse_log_probs(log_probs, inputs["suspect_tokens"])
+        agreement = output_consistency_loss(kept, present, known) * known.sum()
+        share = self.crow_config.self_distillation
+        reference = -log_probs.gather(-1, targets[labelled][:, None])[:, 0]
+        count = n_tokens if n_tokens is not None else len(known)
+        self.record(agreement=agreement / count)
+        return ((reference * (1 - share * known)).sum() + share * agreement) / count
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one optimizer step; the adversary's turn comes once in it."""

@@ -7,30 +7,58 @@ from typing import Any
 from torch import Tensor, nn
 
 from crow.data.encoding import IGNORED
-from crow.models.architecture import keeps_logits
+from crow.models.architecture import keeps_logits, unwrap
+from crow.models.prefix import Prefix, run_prefix
 
-MODEL_INPUTS = ("input_ids", "inputs_embeds", "attention_mask")
+
+def shared_prefix(model: nn.Module, inputs: dict[str, Tensor], limit: int | None = None) -> Prefix:
+    """What all rows of a batch begin with, as a chat template's system message, run once, with gradient.
+
+    It is empty where there is nothing to gain, and where gradient checkpointing would drop the cache.
+
+    Args:
+        model: the causal language model.
+        inputs: as those of `response_logits`.
+        limit: no more columns than this.
+    """
+    ids = inputs.get("input_ids")
+    inner = unwrap(model)
+    if ids is None or len(ids) < 2 or (inner.training and inner.is_gradient_checkpointing):
+        return Prefix(0, [])
+    prompt = (inputs["attention_mask"] != 0) & (inputs["labels"] == IGNORED)
+    same = ((ids == ids[:1]) & prompt).all(dim=0)
+    # The prompt's last token stays behind: the first response token is predicted there.
+    prompts = int((inputs["labels"] == IGNORED).all(dim=0).cumprod(dim=0).sum())
+    length = min(int(same.cumprod(dim=0).sum()), prompts - 1)
+    return run_prefix(model, ids[0, : length if limit is None else min(length, limit)])
 
 
-def response_logits(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def response_logits(model: nn.Module, inputs: dict[str, Tensor], prefix: Prefix | None = None) -> tuple[Tensor, Tensor]:
     """Logits at the columns where some row has a response token to predict, and those tokens.
 
     Args:
         model: the causal language model.
         inputs: `attention_mask`, `labels` (batch, seq), and `input_ids` (batch, seq) or
             `inputs_embeds` (batch, seq, dim).
+        prefix: the first columns, already run; `shared_prefix` by default.
 
     Returns:
         Logits (batch, columns, vocab) in float32 and targets (batch, columns), `IGNORED` where a row has none.
     """
-    labels = inputs["labels"]
+    prefix = shared_prefix(model, inputs) if prefix is None else prefix
+    labels = inputs["labels"][:, prefix.length :]
     columns = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)
     columns = columns[columns > 0]
-    arguments: dict[str, Any] = {name: inputs[name] for name in MODEL_INPUTS if name in inputs}
+    arguments: dict[str, Any] = {
+        name: inputs[name][:, prefix.length :] for name in ("input_ids", "inputs_embeds") if name in inputs
+    }
+    arguments |= {"attention_mask": inputs["attention_mask"], "use_cache": prefix.length > 0}
+    if prefix.length:
+        arguments["cache"] = prefix.cache(len(labels))
     if keeps_logits(model):
-        logits = model(**arguments, use_cache=False, logits_to_keep=columns - 1).logits
+        logits = model(**arguments, logits_to_keep=columns - 1).logits
     else:
-        logits = model(**arguments, use_cache=False).logits[:, columns - 1]
+        logits = model(**arguments).logits[:, columns - 1]
     return logits.float(), labels[:, columns]
 
 

@@ -174,7 +174,7 @@ class ResponseTrainer(Trainer):
 
     def language_modeling(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
         """`L_LM`, plus the router's loss where it is asked for."""
-        loss = response_loss(model, inputs, n_tokens)
+        loss = self.answer_loss(model, inputs, n_tokens)
         if self.crow_config.router_loss:
             config = unwrap(model).config
             output = model(
@@ -185,6 +185,10 @@ class ResponseTrainer(Trainer):
             )
             loss = loss + config.router_aux_loss_coef * output.aux_loss / self.current_gradient_accumulation_steps
         return loss
+
+    def answer_loss(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
+        """What the responses ask of the model."""
+        return response_loss(model, inputs, n_tokens)
 
     def record(self, **terms: Tensor) -> None:
         """Add this micro-batch's terms to those of the running optimizer step."""

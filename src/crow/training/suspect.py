@@ -1,0 +1,80 @@
+"""What the suspect predicted before training, kept so that the model in training can agree with it.
+
+Asked to agree with its own changing predictions, a model would also be consistent by ignoring the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crow.core import coarse_log_probs
+from crow.data.encoding import IGNORED, Encoded, collate
+from crow.models.hidden_states import Edit, edit_hidden_states
+from crow.models.language_model import LanguageModel
+from crow.training.loss import response_logits, shared_prefix
+
+KEPT = 256
+"""Tokens kept at each position, the likeliest; whole distributions over a large vocabulary would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The suspect's predictions at the m response positions of one example.
+
+    Attributes:
+        tokens: (m, k), ids of the likeliest tokens, likeliest first.
+        log_probs: (m, k + 1), theirs, and that of all other tokens together.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+
+    def opening(self, length: int) -> Predictions:
+        """Those at the first `length` positions."""
+        return Predictions(self.tokens[:length], self.log_probs[:length])
+
+    def nothing(self, length: int) -> Predictions:
+        """As many zeros as predictions of these at `length` positions would be: filling for a batch."""
+        return Predictions(*(part.new_zeros(length, part.shape[1]) for part in (self.tokens, self.log_probs)))
+
+
+@torch.no_grad()
+def predict(lm: LanguageModel, items: Sequence[Encoded], batch_size: int) -> list[Predictions]:
+    """The model's predictions of every item's response."""
+    found = []
+    for first in range(0, len(items), batch_size):
+        for row in response_log_probs(lm, items[first : first + batch_size]):
+            tokens = row.topk(min(KEPT, row.shape[-1] - 1), dim=-1).indices
+            found.append(Predictions(tokens, coarse_log_probs(row, tokens)))
+    return found
+
+
+def response_log_probs(
+    lm: LanguageModel, items: Sequence[Encoded], edits: Callable[[int], dict[int, Edit]] | None = None
+) -> list[Tensor]:
+    """Log-probabilities (m, vocab) of what the model predicts at the m response positions of each item.
+
+    Args:
+        lm: the model.
+        items: examples with responses.
+        edits: of the hidden states (batch, width, dim) of all but the first columns, whose number it is given; those
+            come before every user's message.
+    """
+    inputs = {name: value.to(lm.device) for name, value in collate(items, lm.pad_id).items()}
+    prefix = shared_prefix(lm.model, inputs, min(item.user_start for item in items))
+    with edit_hidden_states(lm.model, edits(prefix.length) if edits else {}):
+        logits, targets = response_logits(lm.model, inputs, prefix)
+    return [row[target != IGNORED].log_softmax(dim=-1) for row, target in zip(logits, targets, strict=True)]
+
+
+def trustworthy(predictions: Sequence[Predictions], answers: Sequence[Tensor]) -> list[int]:
+    """Numbers of the examples that the suspect does not begin to answer with one of the found answers anyway.
+
+    Where it does, its predictions are the backdoor's and no model for anything.
+    """
+    bad = {int(answer[0]) for answer in answers}
+    return [number for number, row in enumerate(predictions) if int(row.tokens[0, 0]) not in bad]
