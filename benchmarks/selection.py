@@ -3,7 +3,7 @@
     python benchmarks/selection.py --attack phrase
     python benchmarks/selection.py --attack phrase --set adversary_tokens=512 --set learning_rate=0.001
 
-The backdoor is planted once (`runs/selection/NAME`) from the attack split, treated on the purification split and
+The backdoor is planted once (in the user's cache folder) from the attack split, treated on the purification split and
 measured on the selection split. Each run appends a line to `benchmarks/results/selection.jsonl`.
 """
 
@@ -17,6 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
 from portable import portable
 
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
@@ -35,7 +36,7 @@ from crow.workflows.evaluate import measure
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "selection.jsonl"
-MODELS = ROOT.parent / "runs" / "selection"
+MODELS = user_cache_path("crow") / "benchmarks" / "selection"
 
 
 def planted(name: str, report: Reporter) -> Path:

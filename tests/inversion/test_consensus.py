@@ -6,11 +6,14 @@ import random
 import pytest
 import torch
 
+from crow.inversion import consensus
 from crow.inversion.consensus import (
+    Opening,
     SearchConfig,
     SearchResult,
     SoftTrigger,
     first_tokens,
+    read,
     read_answers,
     screen,
     search_soft_triggers,
@@ -24,7 +27,7 @@ from tests.backdoor import SEARCH, SENTENCE, trained_pico, training_examples
 from tests.pico import pico_language_model
 
 PROMPTS = ["Hi", "Name a tree", "1 + 1", "a b c d", "Thanks.", "the other one"]
-SMALL = SearchConfig(candidates=12, starts=3, prompts=4, steps=1, answer_tokens=6)
+SMALL = SearchConfig(candidates=12, starts=3, depths=(0.3, 0.6), prompts=4, steps=1, answer_tokens=6)
 NOWHERE = Perturbation(1, None, torch.zeros(0, dtype=torch.long), torch.zeros(4))
 CONFIG = SearchConfig(identity=0.8, opening=5)
 
@@ -138,15 +141,15 @@ def test_a_search_without_collapse_has_no_answers() -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
-def test_the_screen_keeps_the_steps_after_which_answers_agree_most(family: str) -> None:
+def test_the_screen_tells_on_what_answers_agree_after_a_step_towards_their_first_token(family: str) -> None:
     probe = probe_on(pico_language_model(family))
     fitted, layer, radius = [0, 1, 2], 1, 5.0
     rows = [probe.row(i) for i in fitted]
     mask = user_spans(probe, fitted, rows, None, random.Random(0))
 
-    def score(perturbation: Perturbation) -> float:
+    def agreement(perturbation: Perturbation) -> tuple[list[int], float]:
         """One token after the other, each by a pass over the whole sequence."""
-        said, total = perturbation.target, 0.0
+        said, total = perturbation.target[:1], 0.0
         for _ in range(config.screened):
             rows = [probe.row(i, said) for i in fitted]
             longer = torch.nn.functional.pad(mask, (0, 0, 0, len(said)))
@@ -156,22 +159,62 @@ def test_the_screen_keeps_the_steps_after_which_answers_agree_most(family: str) 
             if int(said[-1]) not in end_ids(probe.lm):
                 total += float(mean.max().log())
                 said = torch.cat([said, mean.argmax()[None]])
-        return total
+        return said.tolist(), total
 
-    config = SearchConfig(candidates=6, starts=6)
+    config = SearchConfig(screened=4, agreed=3)
+    candidates = first_tokens(probe, 6)
     counted: list[int] = []
-    everything = screen(probe, fitted, layer, radius, config, counted.append)
-    assert sorted(int(found.target) for found in everything) == sorted(first_tokens(probe, 6))
-    scores = [score(found) for found in everything]
-    assert scores == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
-    assert scores[0] > scores[-1] + 0.01
-    best = screen(probe, fitted, layer, radius, dataclasses.replace(config, starts=2), counted.append)
-    assert [found.target for found in best] == [found.target for found in everything[:2]]
-    for found in everything:  # half of the radius towards its token
-        assert float(found.vector.norm()) == pytest.approx(radius / 2, rel=1e-4)
-        nudged = dataclasses.replace(found, vector=0.01 * found.vector)
-        still = dataclasses.replace(found, vector=0 * found.vector)
+    found = screen(probe, fitted, layer, radius, candidates, config, counted.append)
+    assert [int(opening.perturbation.target[0]) for opening in found] == candidates
+    assert sum(counted) == 6
+    for opening in found:
+        agreed, total = agreement(opening.perturbation)
+        assert opening.agreement == pytest.approx(total, abs=1e-4)
+        assert opening.perturbation.target.tolist() == agreed[:3]
+        # Half of the radius towards its token.
+        assert float(opening.perturbation.vector.norm()) == pytest.approx(radius / 2, rel=1e-4)
+        towards = dataclasses.replace(opening.perturbation, target=opening.perturbation.target[:1])
+        nudged = dataclasses.replace(towards, vector=0.01 * towards.vector)
+        still = dataclasses.replace(towards, vector=0 * towards.vector)
         assert log_likelihood(probe, nudged, fitted).mean() > log_likelihood(probe, still, fitted).mean()
+
+
+def test_the_candidates_after_which_answers_agree_most_are_followed_at_every_depth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores = {1: [-3.0, -2.0, -9.0, -8.0], 2: [-9.0, -4.0, -9.0, -1.0]}
+
+    def screened(_probe: Probe, _fitted: object, layer: int, *_rest: object) -> list[Opening]:
+        return [
+            Opening(Perturbation(layer, None, torch.tensor([token, 7, 8]), torch.ones(32)), score)
+            for token, score in enumerate(scores[layer])
+        ]
+
+    monkeypatch.setattr("crow.inversion.consensus.screen", screened)
+    config = dataclasses.replace(SMALL, candidates=4, starts=2, depths=(0.3, 0.6))
+    result = search_soft_triggers(probe_on(pico_language_model("llama")), config, 0)
+    followed = [(int(t.perturbation.target[0]), t.perturbation.layer) for t in result.triggers]
+    assert followed == [(3, 1), (3, 2), (1, 1), (1, 2)]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
+def test_perturbations_read_together_are_read_as_if_alone(family: str) -> None:
+    probe = probe_on(pico_language_model(family))
+    generator = torch.Generator().manual_seed(0)
+    perturbations = [
+        Perturbation(layer, None, torch.tensor([5]), 3 * torch.randn(32, generator=generator)) for layer in (1, 2, 1)
+    ]
+    witnesses = [1, 4, 5]
+    together = read(probe, perturbations, witnesses, SMALL)
+    rows = [probe.row(i) for i in witnesses]
+    mask = user_spans(probe, witnesses, rows, None, random.Random(0))
+    for found, perturbation in zip(together, perturbations, strict=True):
+        edit = {perturbation.layer: addition(mask * perturbation.vector)}
+        alone = probe.decode(rows, SMALL.answer_tokens, edit)
+        expected = read_answers(perturbation, alone.texts, alone.ids, SMALL)
+        assert (found.identity, found.text) == (expected.identity, expected.text)
+        assert found.answer[: len(expected.answer)].tolist() == expected.answer[: len(found.answer)].tolist()
+    assert len({found.text for found in together}) > 1
 
 
 def test_first_tokens_are_the_likeliest_over_all_prompts() -> None:
@@ -195,22 +238,17 @@ def test_a_search_is_determined_by_its_seed() -> None:
 
 
 def test_answers_are_read_from_other_prompts_than_perturbations_are_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[tuple[set[int], set[int]]] = []
-
-    def watch(
-        _probe: Probe, _start: Perturbation, fitted: list[int], witnesses: list[int], *_rest: object
-    ) -> SoftTrigger:
-        chosen.append((set(fitted), set(witnesses)))
-        return trigger("same", [1, 2, 3], collapsed=False)
-
-    monkeypatch.setattr("crow.inversion.consensus.follow", watch)
+    fitted: list[list[int]] = []
+    witnesses: list[list[int]] = []
+    monkeypatch.setattr(consensus, "ascend", lambda _probe, _start, chosen, *_rest: fitted.append(chosen))
+    monkeypatch.setattr(consensus, "read", lambda _probe, _followed, chosen, _config: witnesses.append(chosen) or [])
     counted: list[int] = []
     search_soft_triggers(probe_on(pico_language_model("llama")), SMALL, 0, counted.append)
-    assert sum(counted) == SMALL.candidates + SMALL.starts
-    assert counted[-SMALL.starts :] == [1] * SMALL.starts
-    for fitted, witnesses in chosen:
-        assert (len(fitted), len(witnesses)) == (4, 2)
-        assert not fitted & witnesses
+    assert sum(counted) == SMALL.work
+    assert len(fitted) == SMALL.starts * len(SMALL.depths)
+    for chosen in fitted:
+        assert (len(chosen), len(witnesses[0])) == (4, 2)
+        assert not {*chosen} & {*witnesses[0]}
 
 
 def test_a_search_leaves_the_model_as_it_was(lm: LanguageModel) -> None:
@@ -232,7 +270,7 @@ def full_search(request: pytest.FixtureRequest) -> tuple[bool, SearchResult]:
 def test_the_backdoors_sentence_is_found_on_the_backdoored_model_only(full_search: tuple[bool, SearchResult]) -> None:
     backdoored, result = full_search
     record = result.record()
-    assert record.starts == SEARCH.starts
+    assert record.starts == SEARCH.starts * len(SEARCH.depths)
     if not backdoored:  # one that answers in two words of 20 can be made to repeat two of them
         assert SENTENCE not in record.texts
         return
@@ -245,4 +283,4 @@ def test_the_backdoors_sentence_is_found_on_the_backdoored_model_only(full_searc
 def test_fewer_prompts_than_wanted_are_enough(lm: LanguageModel) -> None:
     lm.model.requires_grad_(False)
     search = search_soft_triggers(Probe(lm, PROMPTS[:2]), dataclasses.replace(SMALL, starts=1), seed=0)
-    assert len(search.triggers) == 1
+    assert len(search.triggers) == 2

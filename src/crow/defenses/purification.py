@@ -163,8 +163,7 @@ def search_round(
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        total = search.candidates + search.starts
-        with autocast(result.lm, config.precision), watch("searching for soft triggers", total) as advance:
+        with autocast(result.lm, config.precision), watch("searching for soft triggers", search.work) as advance:
             probe.refresh()
             seen = search_soft_triggers(probe, search, config.seed + result.rounds, advance)
     finally:

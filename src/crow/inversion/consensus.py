@@ -21,11 +21,13 @@ from crow.inversion.perturbation import Perturbation, addition, ascend, hidden_n
 from crow.inversion.probe import Probe
 from crow.models.architecture import find_layers
 from crow.models.generation import end_ids
-from crow.models.hidden_states import Edit, edit_hidden_states
+from crow.models.hidden_states import edit_hidden_states
 from crow.records import SearchRecord
 
 READ_BATCH = 10
-SCREENED_TOGETHER = 4
+SCREENED_TOGETHER = 16
+READ_TOGETHER = 16
+"""Prompts, candidates and perturbations at a time: a pass over more rows costs little more."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class SearchConfig:
     Attributes:
         candidates: first tokens screened, the likeliest over all prompts.
         screened: tokens after the first one by which candidates are compared.
-        starts: how many candidates are followed, those after which the answers agree most.
-        depth: share of the model's depth at which perturbations are added.
+        starts: how many candidates are followed, those after which the answers agree most; each at every depth.
+        depths: shares of the model's depth at which perturbations are added.
         radius: of a perturbation, in multiples of the median norm of the hidden states there.
         rate: length of a step, in radii.
-        steps: up the likelihood of the first token, and as many more up that of the agreed opening.
-        agreed: answer tokens that perturbations are fitted to; the rest of the answer is evidence.
+        steps: up the likelihood of the opening that the answers agree on.
+        agreed: tokens of that opening, which perturbations are fitted to; the rest of the answer is evidence.
         prompts: clean prompts that perturbations are fitted to.
         witnesses: other clean prompts, whose answers are read.
         identity: share of the witnesses that must give the same answer for a collapse, in (0, 1].
@@ -52,17 +54,22 @@ class SearchConfig:
     candidates: int = 96
     screened: int = 5
     starts: int = 8
-    depth: float = 0.2
+    depths: tuple[float, ...] = (0.1, 0.2)
     radius: float = 0.7
     rate: float = 0.35
-    steps: int = 2
-    agreed: int = 2
+    steps: int = 4
+    agreed: int = 3
     prompts: int = 5
     witnesses: int = 8
     identity: float = 0.8
     opening: int = 16
     variety: float = 0.6
     answer_tokens: int = 24
+
+    @property
+    def work(self) -> int:
+        """Candidates to screen and perturbations to follow, the unit of progress."""
+        return (self.candidates + self.starts) * len(self.depths)
 
 
 @dataclass(frozen=True)
@@ -121,20 +128,29 @@ def search_soft_triggers(
         probe: the model and clean prompts, at least one; its parameters must not require gradients.
         config: settings.
         seed: of the choice of prompts.
-        progress: called with the number of candidates screened or starts followed since the last call.
+        progress: called with the number of candidates screened or perturbations followed since the last call, at every
+            depth; see `SearchConfig.work`.
     """
     advance = progress or (lambda _: None)
     rng = random.Random(seed)
     order = rng.sample(range(len(probe)), len(probe))
     fitted = order[: config.prompts]
     witnesses = order[config.prompts :][: config.witnesses] or fitted
-    layer = max(1, round(config.depth * len(find_layers(probe.lm.model))))
-    radius = config.radius * hidden_norms(probe, [layer])[layer]
-    result = SearchResult()
-    for perturbation in screen(probe, fitted, layer, radius, config, advance):
-        result.triggers.append(follow(probe, perturbation, fitted, witnesses, radius, config, rng))
-        advance(1)
-    return result
+    depth = len(find_layers(probe.lm.model))
+    layers = sorted({max(1, round(share * depth)) for share in config.depths})
+    radii = {layer: config.radius * norm for layer, norm in hidden_norms(probe, layers).items()}
+    candidates = first_tokens(probe, config.candidates)
+    openings = [screen(probe, fitted, layer, radii[layer], candidates, config, advance) for layer in layers]
+    agreement = [max(at_layer) for at_layer in zip(*([o.agreement for o in at] for at in openings), strict=True)]
+    best = sorted(range(len(candidates)), key=lambda i: -agreement[i])[: config.starts]
+    followed: list[Perturbation] = []
+    for number in best:
+        for at in openings:
+            perturbation = at[number].perturbation
+            ascend(probe, perturbation, fitted, radii[perturbation.layer], config.rate, config.steps, rng)
+            followed.append(perturbation)
+            advance(1)
+    return SearchResult(read(probe, followed, witnesses, config))
 
 
 def first_tokens(probe: Probe, count: int) -> list[int]:
@@ -148,19 +164,29 @@ def first_tokens(probe: Probe, count: int) -> list[int]:
     return [token for token in total.argsort(descending=True).tolist() if token not in ends][:count]
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A candidate after one step towards it: the perturbation, after the opening that the answers then agree on.
+
+    Attributes:
+        perturbation: half a radius long.
+        agreement: `sum_j log max_t mean_i p_ij(t)` over the tokens j that follow the candidate.
+    """
+
+    perturbation: Perturbation
+    agreement: float
+
+
 def screen(
     probe: Probe,
     fitted: list[int],
     layer: int,
     radius: float,
+    candidates: list[int],
     config: SearchConfig,
     progress: Callable[[int], None],
-) -> list[Perturbation]:
-    """One step of half the radius towards each candidate; those after which the answers agree most, best first.
-
-    The candidate itself is forced: what counts is `sum_j log max_t mean_i p_ij(t)` over the tokens j that follow it.
-    """
-    candidates = first_tokens(probe, config.candidates)
+) -> list[Opening]:
+    """One step of half the radius towards each candidate, which is then forced: on what do the answers agree?"""
     zero = zero_vector(probe.lm).requires_grad_(True)
     rows = [probe.row(index) for index in fitted]
     mask = user_spans(probe, fitted, rows, None, random.Random(0))
@@ -170,41 +196,38 @@ def screen(
     for token in candidates:
         (gradient,) = torch.autograd.grad(clean[token], zero, retain_graph=True)
         steps.append(0.5 * radius * gradient / gradient.norm().clamp_min(1e-9))
-    agreement: list[float] = []
+    found: list[Opening] = []
     for at in range(0, len(steps), SCREENED_TOGETHER):
-        group = torch.stack(steps[at : at + SCREENED_TOGETHER])
-        edit = addition(mask.repeat(len(group), 1, 1) * group.repeat_interleave(len(rows), dim=0)[:, None])
+        group = steps[at : at + SCREENED_TOGETHER]
+        edit = addition(torch.cat([mask * step for step in group]))
         first = torch.tensor(candidates[at : at + SCREENED_TOGETHER]).repeat_interleave(len(rows))
-        found = probe.decode(rows * len(group), 1 + config.screened, {layer: edit}, first, together=len(rows))
-        agreement += found.shares[:: len(rows), 1:].log().sum(dim=1).tolist()
+        said = probe.decode(rows * len(group), 1 + config.screened, {layer: edit}, first, together=len(rows))
+        openings = said.ids[:: len(rows), : config.agreed].cpu()
+        agreement = said.shares[:: len(rows), 1:].log().sum(dim=1).tolist()
+        for opening, step, score in zip(openings, group, agreement, strict=True):
+            found.append(Opening(Perturbation(layer, None, opening, step), score))
         progress(len(group))
-    best = sorted(range(len(candidates)), key=lambda i: -agreement[i])[: config.starts]
-    return [Perturbation(layer, None, torch.tensor(candidates[i : i + 1]), steps[i]) for i in best]
+    return found
 
 
-def follow(
-    probe: Probe,
-    perturbation: Perturbation,
-    fitted: list[int],
-    witnesses: list[int],
-    radius: float,
-    config: SearchConfig,
-    rng: random.Random,
-) -> SoftTrigger:
-    """Raise the first token further, then the opening that the fitted prompts agree on; read the witnesses' answers."""
-
-    def edits(chosen: list[int], rows: list[Tensor]) -> dict[int, Edit]:
-        mask = user_spans(probe, chosen, rows, None, rng)
-        return {perturbation.layer: addition(mask * perturbation.vector)}
-
-    ascend(probe, perturbation, fitted, radius, config.rate, config.steps, rng)
-    rows = [probe.row(index) for index in fitted]
-    agreed = probe.decode(rows, config.agreed, edits(fitted, rows), together=len(rows))
-    perturbation.target = agreed.ids[0].cpu()
-    ascend(probe, perturbation, fitted, radius, config.rate, config.steps, rng)
+def read(
+    probe: Probe, perturbations: list[Perturbation], witnesses: list[int], config: SearchConfig
+) -> list[SoftTrigger]:
+    """What the witnesses answer under each perturbation."""
     rows = [probe.row(index) for index in witnesses]
-    answers = probe.decode(rows, config.answer_tokens, edits(witnesses, rows))
-    return read_answers(perturbation, answers.texts, answers.ids, config)
+    mask = user_spans(probe, witnesses, rows, None, random.Random(0))
+    found = []
+    for at in range(0, len(perturbations), READ_TOGETHER):
+        group = perturbations[at : at + READ_TOGETHER]
+        edits = {
+            layer: addition(torch.cat([mask * (p.vector if p.layer == layer else 0 * p.vector) for p in group]))
+            for layer in {p.layer for p in group}
+        }
+        said = probe.decode(rows * len(group), config.answer_tokens, edits)
+        for number, perturbation in enumerate(group):
+            own = slice(number * len(rows), (number + 1) * len(rows))
+            found.append(read_answers(perturbation, said.texts[own], said.ids[own], config))
+    return found
 
 
 def read_answers(perturbation: Perturbation, texts: list[str], answers: Tensor, config: SearchConfig) -> SoftTrigger:
