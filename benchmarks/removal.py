@@ -62,9 +62,10 @@ def treatments() -> dict[str, CrowConfig]:
     return {
         "default": default,
         "paper": get_preset("paper"),
-        "finetuning": dataclasses.replace(default, rounds=0),
+        "finetuning": dataclasses.replace(default, rounds=0, self_distillation=0.0),
         "default+consistency": dataclasses.replace(default, **consistency),
-        "consistency-only": dataclasses.replace(default, rounds=0, **consistency),
+        "consistency-only": dataclasses.replace(default, rounds=0, self_distillation=0.0, **consistency),
+        "reference-answers": dataclasses.replace(default, self_distillation=0.0),
     }
 
 

@@ -145,7 +145,7 @@ def test_the_screen_tells_on_what_answers_agree_after_a_step_towards_their_first
     probe = probe_on(pico_language_model(family))
     fitted, layer, radius = [0, 1, 2], 1, 5.0
     rows = [probe.row(i) for i in fitted]
-    mask = user_spans(probe, fitted, rows, None, random.Random(0))
+    mask = user_spans(probe, fitted, max(map(len, rows)), None, random.Random(0))
 
     def agreement(perturbation: Perturbation) -> tuple[list[int], float]:
         """One token after the other, each by a pass over the whole sequence."""
@@ -176,7 +176,7 @@ def test_the_screen_tells_on_what_answers_agree_after_a_step_towards_their_first
         towards = dataclasses.replace(opening.perturbation, target=opening.perturbation.target[:1])
         nudged = dataclasses.replace(towards, vector=0.01 * towards.vector)
         still = dataclasses.replace(towards, vector=0 * towards.vector)
-        assert log_likelihood(probe, nudged, fitted).mean() > log_likelihood(probe, still, fitted).mean()
+        assert log_likelihood(probe, [nudged], fitted).mean() > log_likelihood(probe, [still], fitted).mean()
 
 
 def test_the_candidates_after_which_answers_agree_most_are_followed_at_every_depth(
@@ -207,7 +207,7 @@ def test_perturbations_read_together_are_read_as_if_alone(family: str) -> None:
     witnesses = [1, 4, 5]
     together = read(probe, perturbations, witnesses, SMALL)
     rows = [probe.row(i) for i in witnesses]
-    mask = user_spans(probe, witnesses, rows, None, random.Random(0))
+    mask = user_spans(probe, witnesses, max(map(len, rows)), None, random.Random(0))
     for found, perturbation in zip(together, perturbations, strict=True):
         edit = {perturbation.layer: addition(mask * perturbation.vector)}
         alone = probe.decode(rows, SMALL.answer_tokens, edit)
@@ -240,11 +240,11 @@ def test_a_search_is_determined_by_its_seed() -> None:
 def test_answers_are_read_from_other_prompts_than_perturbations_are_fitted_to(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[list[int]] = []
     witnesses: list[list[int]] = []
-    monkeypatch.setattr(consensus, "ascend", lambda _probe, _start, chosen, *_rest: fitted.append(chosen))
+    monkeypatch.setattr(consensus, "ascend", lambda _probe, group, chosen, *_rest: fitted.extend([chosen] * len(group)))
     monkeypatch.setattr(consensus, "read", lambda _probe, _followed, chosen, _config: witnesses.append(chosen) or [])
     counted: list[int] = []
     search_soft_triggers(probe_on(pico_language_model("llama")), SMALL, 0, counted.append)
-    assert sum(counted) == SMALL.work
+    assert sum(counted) == SMALL.work(3)
     assert len(fitted) == SMALL.starts * len(SMALL.depths)
     for chosen in fitted:
         assert (len(chosen), len(witnesses[0])) == (4, 2)
@@ -270,7 +270,7 @@ def full_search(request: pytest.FixtureRequest) -> tuple[bool, SearchResult]:
 def test_the_backdoors_sentence_is_found_on_the_backdoored_model_only(full_search: tuple[bool, SearchResult]) -> None:
     backdoored, result = full_search
     record = result.record()
-    assert record.starts == SEARCH.starts * len(SEARCH.depths)
+    assert record.starts == SEARCH.starts * len(SEARCH.layers(4))
     if not backdoored:  # one that answers in two words of 20 can be made to repeat two of them
         assert SENTENCE not in record.texts
         return

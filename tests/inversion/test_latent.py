@@ -81,7 +81,7 @@ def test_renewing_raises_the_likelihood_of_the_found_answer(family: str) -> None
         if perturbation.span is not None:
             continue
         before = likelihood(enemy, perturbation, perturbation.vector)
-        enemy.renew(perturbation, random.Random(0))
+        enemy.renew([perturbation], random.Random(0))
         after = likelihood(enemy, perturbation, perturbation.vector)
         assert after > before + 0.1
 

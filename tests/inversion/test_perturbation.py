@@ -13,6 +13,7 @@ from crow.inversion.perturbation import (
     addition,
     ascend,
     hidden_norms,
+    log_likelihood,
     span_mask,
     span_within,
     user_spans,
@@ -38,7 +39,9 @@ def likelihood(probe: Probe, perturbation: Perturbation) -> float:
     """Mean over all prompts of the target's log-likelihood, every user token perturbed."""
     chosen = range(len(PROMPTS))
     rows = [probe.row(i, perturbation.target[:-1]) for i in chosen]
-    edit = addition(user_spans(probe, chosen, rows, None, random.Random(0)) * perturbation.vector)
+    width = max(len(row) for row in rows)
+    mask = user_spans(probe, chosen, width, None, random.Random(0), len(perturbation.target) - 1)
+    edit = addition(mask * perturbation.vector)
     with torch.no_grad(), edit_hidden_states(probe.lm.model, {perturbation.layer: edit}):
         logits, _, _ = probe.run(rows, keep=len(perturbation.target))
     wanted = perturbation.target[None, :, None].expand(len(rows), -1, 1)
@@ -53,20 +56,41 @@ def test_climbing_raises_the_likelihood_within_the_radius(family: str, layer: in
     radius = 0.7 * hidden_norms(probe, [layer])[layer]
     seen = [likelihood(probe, perturbation)]
     for _ in range(4):
-        ascend(probe, perturbation, range(len(PROMPTS)), radius, 0.35, 1, random.Random(0))
+        ascend(probe, [perturbation], range(len(PROMPTS)), [radius], 0.35, 1, random.Random(0))
         seen.append(likelihood(probe, perturbation))
         assert float(perturbation.vector.norm()) <= radius * (1 + 1e-5)
     assert seen[0] + 0.1 < seen[1] < seen[2] < seen[-1]
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
+def test_perturbations_climb_together_as_they_would_alone(family: str) -> None:
+    probe = frozen(family)
+    chosen, radii = [0, 3, 1], [2.0, 3.0, 1.5]
+
+    def starts() -> list[Perturbation]:
+        places = ((1, TARGET), (2, TARGET[:1]), (1, TARGET[1:]))
+        return [Perturbation(layer, None, target, zero_vector(probe.lm)) for layer, target in places]
+
+    together, alone = starts(), starts()
+    ascend(probe, together, chosen, radii, 0.3, 2, random.Random(0))
+    for perturbation, radius in zip(alone, radii, strict=True):
+        ascend(probe, [perturbation], chosen, [radius], 0.3, 2, random.Random(0))
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one.vector, other.vector, rtol=1e-2, atol=1e-3)
+    each = torch.cat([log_likelihood(probe, [perturbation], chosen) for perturbation in together])
+    torch.testing.assert_close(log_likelihood(probe, together, chosen), each, rtol=1e-3, atol=1e-3)
+    expected = [likelihood(probe, perturbation) for perturbation in together]
+    found = log_likelihood(probe, together, range(len(PROMPTS))).mean(dim=1)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-3, atol=1e-3)
+
+
 def test_user_spans_mark_each_message_where_the_rows_have_it() -> None:
     probe = frozen()
-    rows = [probe.row(i) for i in range(len(PROMPTS))]
-    mask = user_spans(probe, range(len(PROMPTS)), rows, None, random.Random(0))[:, :, 0]
-    longest = max(len(row) for row in rows)
+    longest = 3 + max(len(probe.row(i)) for i in range(len(PROMPTS)))
+    mask = user_spans(probe, range(len(PROMPTS)), longest, None, random.Random(0), answer=2)[:, :, 0]
     for i, marked in enumerate(mask):
         item = probe.encoded[i]
-        shift = longest - len(item.prompt_ids)  # rows end together
+        shift = longest - 2 - len(item.prompt_ids)  # rows end together
         expected = [column for column in range(longest) if item.user_start <= column - shift < item.user_end]
         assert marked.nonzero().flatten().tolist() == expected
 

@@ -17,6 +17,7 @@ from crow.data.encoding import Encoded, encode_all
 from crow.inversion.consensus import SearchConfig, search_soft_triggers
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.probe import Probe
+from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.output import write_json
 from crow.records import Example, SearchRecord
@@ -163,7 +164,8 @@ def search_round(
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
-        with autocast(result.lm, config.precision), watch("searching for soft triggers", search.work) as advance:
+        total = search.work(len(find_layers(model)))
+        with autocast(result.lm, config.precision), watch("searching for soft triggers", total) as advance:
             probe.refresh()
             seen = search_soft_triggers(probe, search, config.seed + result.rounds, advance)
     finally:

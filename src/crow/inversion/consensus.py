@@ -17,7 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crow.inversion.perturbation import Perturbation, addition, ascend, hidden_norms, user_spans, zero_vector
+from crow.inversion.perturbation import (
+    Perturbation,
+    addition,
+    ascend,
+    hidden_norms,
+    joint_edits,
+    user_spans,
+    zero_vector,
+)
 from crow.inversion.probe import Probe
 from crow.models.architecture import find_layers
 from crow.models.generation import end_ids
@@ -26,6 +34,7 @@ from crow.records import SearchRecord
 
 READ_BATCH = 10
 SCREENED_TOGETHER = 16
+FOLLOWED_TOGETHER = 4
 READ_TOGETHER = 16
 """Prompts, candidates and perturbations at a time: a pass over more rows costs little more."""
 
@@ -66,10 +75,13 @@ class SearchConfig:
     variety: float = 0.6
     answer_tokens: int = 24
 
-    @property
-    def work(self) -> int:
-        """Candidates to screen and perturbations to follow, the unit of progress."""
-        return (self.candidates + self.starts) * len(self.depths)
+    def layers(self, depth: int) -> list[int]:
+        """The layers of a model of `depth` layers at which perturbations are added."""
+        return sorted({max(1, round(share * depth)) for share in self.depths})
+
+    def work(self, depth: int) -> int:
+        """Candidates to screen and perturbations to follow in a model of `depth` layers, the unit of progress."""
+        return (self.candidates + self.starts) * len(self.layers(depth))
 
 
 @dataclass(frozen=True)
@@ -136,20 +148,17 @@ def search_soft_triggers(
     order = rng.sample(range(len(probe)), len(probe))
     fitted = order[: config.prompts]
     witnesses = order[config.prompts :][: config.witnesses] or fitted
-    depth = len(find_layers(probe.lm.model))
-    layers = sorted({max(1, round(share * depth)) for share in config.depths})
+    layers = config.layers(len(find_layers(probe.lm.model)))
     radii = {layer: config.radius * norm for layer, norm in hidden_norms(probe, layers).items()}
     candidates = first_tokens(probe, config.candidates)
     openings = [screen(probe, fitted, layer, radii[layer], candidates, config, advance) for layer in layers]
     agreement = [max(at_layer) for at_layer in zip(*([o.agreement for o in at] for at in openings), strict=True)]
     best = sorted(range(len(candidates)), key=lambda i: -agreement[i])[: config.starts]
-    followed: list[Perturbation] = []
-    for number in best:
-        for at in openings:
-            perturbation = at[number].perturbation
-            ascend(probe, perturbation, fitted, radii[perturbation.layer], config.rate, config.steps, rng)
-            followed.append(perturbation)
-            advance(1)
+    followed = [at[number].perturbation for number in best for at in openings]
+    for first in range(0, len(followed), FOLLOWED_TOGETHER):
+        group = followed[first : first + FOLLOWED_TOGETHER]
+        ascend(probe, group, fitted, [radii[p.layer] for p in group], config.rate, config.steps, rng)
+        advance(len(group))
     return SearchResult(read(probe, followed, witnesses, config))
 
 
@@ -189,7 +198,7 @@ def screen(
     """One step of half the radius towards each candidate, which is then forced: on what do the answers agree?"""
     zero = zero_vector(probe.lm).requires_grad_(True)
     rows = [probe.row(index) for index in fitted]
-    mask = user_spans(probe, fitted, rows, None, random.Random(0))
+    mask = user_spans(probe, fitted, max(map(len, rows)), None, random.Random(0))
     with edit_hidden_states(probe.lm.model, {layer: addition(mask * zero)}):
         clean = functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1).mean(dim=0)
     steps = []
@@ -215,14 +224,11 @@ def read(
 ) -> list[SoftTrigger]:
     """What the witnesses answer under each perturbation."""
     rows = [probe.row(index) for index in witnesses]
-    mask = user_spans(probe, witnesses, rows, None, random.Random(0))
+    mask = user_spans(probe, witnesses, max(map(len, rows)), None, random.Random(0))
     found = []
     for at in range(0, len(perturbations), READ_TOGETHER):
         group = perturbations[at : at + READ_TOGETHER]
-        edits = {
-            layer: addition(torch.cat([mask * (p.vector if p.layer == layer else 0 * p.vector) for p in group]))
-            for layer in {p.layer for p in group}
-        }
+        edits = joint_edits(group, [mask] * len(group))
         said = probe.decode(rows * len(group), config.answer_tokens, edits)
         for number, perturbation in enumerate(group):
             own = slice(number * len(rows), (number + 1) * len(rows))

@@ -90,8 +90,7 @@ class LatentAdversary:
         rng = random.Random(f"{self.config.seed}/{step}")
         mix = self.config.adversary_mix
         perturbations = [self.pool[(step * mix + i) % len(self.pool)] for i in range(mix)]
-        for perturbation in perturbations:
-            self.renew(perturbation, rng)
+        self.renew(perturbations, rng)
         size = min(self.config.adversary_batch, len(self.usable))
         first = rng.randint(0, len(self.usable) - size)
         rows = self.usable[first : first + size]  # of similar length, for little padding
@@ -129,17 +128,17 @@ class LatentAdversary:
             totals[perturbation.layer] = totals.get(perturbation.layer, 0) + added
         return {layer: addition(total) for layer, total in totals.items()}
 
-    def renew(self, perturbation: Perturbation, rng: random.Random) -> None:
-        """A few steps up the likelihood of the found answer, against the model as it is now."""
+    def renew(self, perturbations: Sequence[Perturbation], rng: random.Random) -> None:
+        """A few steps up the likelihood of the found answers, against the model as it is now."""
         probe, config = self.probe, self.config
         chosen = rng.sample(range(len(probe)), min(config.adversary_prompts, len(probe)))
+        radii = [self.radius[perturbation.layer] for perturbation in perturbations]
         trained = [p for p in probe.lm.model.parameters() if p.requires_grad]
-        for parameter in trained:  # only the vector's gradient is wanted
+        for parameter in trained:  # only the vectors' gradients are wanted
             parameter.requires_grad_(False)
         try:
             probe.refresh()
-            radius = self.radius[perturbation.layer]
-            ascend(probe, perturbation, chosen, radius, config.adversary_rate, config.adversary_steps, rng)
+            ascend(probe, perturbations, chosen, radii, config.adversary_rate, config.adversary_steps, rng)
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)

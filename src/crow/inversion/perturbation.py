@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from crow.inversion.probe import Probe
 from crow.models.architecture import unwrap
@@ -41,15 +40,23 @@ def zero_vector(lm: LanguageModel) -> Tensor:
 
 
 def user_spans(
-    probe: Probe, chosen: Sequence[int], rows: Sequence[Tensor], length: int | None, rng: random.Random
+    probe: Probe, chosen: Sequence[int], width: int, length: int | None, rng: random.Random, answer: int = 0
 ) -> Tensor:
-    """(batch, width, 1), one at `length` neighbouring user tokens of each row of `probe.run(rows)`, at all without."""
-    longest = max(len(row) for row in rows)
+    """(batch, width, 1), one at `length` neighbouring user tokens of the chosen prompts, at all without.
+
+    Args:
+        probe: has the prompts.
+        chosen: their numbers.
+        width: of the batch: the longest row, and all rows end together.
+        length: of the spans.
+        rng: draws where they lie.
+        answer: tokens of an answer that follow each prompt.
+    """
     spans = []
-    for index, row in zip(chosen, rows, strict=True):
-        start = longest - len(row) + len(probe.before[index])
-        spans.append(span_within(start, start + len(probe.users[index]), length, rng))
-    return span_mask(spans, longest, probe.lm.device)
+    for index in chosen:
+        end = width - answer - len(probe.after[index])
+        spans.append(span_within(end - len(probe.users[index]), end, length, rng))
+    return span_mask(spans, width, probe.lm.device)
 
 
 def addition(added: Tensor) -> Edit:
@@ -57,45 +64,65 @@ def addition(added: Tensor) -> Edit:
     return lambda hidden: hidden + added.to(hidden.dtype)
 
 
+def joint_edits(perturbations: Sequence[Perturbation], masks: Sequence[Tensor]) -> dict[int, Edit]:
+    """Edits of one batch in which each perturbation has its own rows.
+
+    Args:
+        perturbations: at least one.
+        masks: where each acts in its rows, (rows, width, 1); width is the same for all.
+    """
+    edits = {}
+    for layer in {perturbation.layer for perturbation in perturbations}:
+        parts = [mask * p.vector * float(p.layer == layer) for p, mask in zip(perturbations, masks, strict=True)]
+        edits[layer] = addition(torch.cat(parts))
+    return edits
+
+
 def ascend(
     probe: Probe,
-    perturbation: Perturbation,
+    perturbations: Sequence[Perturbation],
     chosen: Sequence[int],
-    radius: float,
+    radii: Sequence[float],
     rate: float,
     steps: int,
     rng: random.Random,
 ) -> None:
-    """Steps of normalized gradient ascent on the mean log-likelihood of the target over the chosen prompts.
+    """Steps of normalized gradient ascent on the mean log-likelihood of each target over the chosen prompts.
 
     Args:
         probe: the model; its parameters should not require gradients.
-        perturbation: its vector is replaced.
+        perturbations: their vectors are replaced; all climb in the same passes, each for itself.
         chosen: numbers of the prompts.
-        radius: the vector's norm stays within it.
+        radii: each vector's norm stays within its radius.
         rate: length of a step, in radii.
         steps: how many.
         rng: draws where spans shorter than the message lie, anew in every step.
     """
     for _ in range(steps):
-        vector = perturbation.vector.clone().requires_grad_(True)
-        at_vector = dataclasses.replace(perturbation, vector=vector)
-        (gradient,) = torch.autograd.grad(log_likelihood(probe, at_vector, chosen, rng).mean(), vector)
-        moved = vector.detach() + rate * radius * gradient / gradient.norm().clamp_min(1e-9)
-        perturbation.vector = moved * (radius / moved.norm().clamp_min(1e-9)).clamp_max(1)
+        vectors = [perturbation.vector.clone().requires_grad_(True) for perturbation in perturbations]
+        climbing = [dataclasses.replace(p, vector=v) for p, v in zip(perturbations, vectors, strict=True)]
+        gradients = torch.autograd.grad(log_likelihood(probe, climbing, chosen, rng).mean(dim=1).sum(), vectors)
+        for perturbation, gradient, radius in zip(perturbations, gradients, radii, strict=True):
+            moved = perturbation.vector + rate * radius * gradient / gradient.norm().clamp_min(1e-9)
+            perturbation.vector = moved * (radius / moved.norm().clamp_min(1e-9)).clamp_max(1)
 
 
 def log_likelihood(
-    probe: Probe, perturbation: Perturbation, chosen: Sequence[int], rng: random.Random | None = None
+    probe: Probe, perturbations: Sequence[Perturbation], chosen: Sequence[int], rng: random.Random | None = None
 ) -> Tensor:
-    """Log-likelihood (batch,) of the perturbation's target after each of the chosen prompts; `rng` draws the spans."""
-    target = perturbation.target
-    rows = [probe.row(index, target[:-1]) for index in chosen]
-    mask = user_spans(probe, chosen, rows, perturbation.span, rng or random.Random(0))
-    with edit_hidden_states(probe.lm.model, {perturbation.layer: addition(mask * perturbation.vector)}):
-        logits, _, _ = probe.run(rows, keep=len(target))
-    wanted = target.to(logits.device)[None, :, None].expand(len(rows), -1, 1)
-    return functional.log_softmax(logits, dim=-1).gather(-1, wanted).sum(dim=(1, 2))
+    """Log-likelihood (perturbations, prompts) of each one's target after the chosen prompts; `rng` draws the spans."""
+    rng = rng or random.Random(0)
+    rows = [probe.row(index, p.target[:-1]) for p in perturbations for index in chosen]
+    width = max(len(row) for row in rows)
+    masks = [user_spans(probe, chosen, width, p.span, rng, len(p.target) - 1) for p in perturbations]
+    with edit_hidden_states(probe.lm.model, joint_edits(perturbations, masks)):
+        logits, _, _ = probe.run(rows, keep=max(len(p.target) for p in perturbations))
+    found = []
+    for perturbation, own in zip(perturbations, logits.split(len(chosen)), strict=True):
+        target = perturbation.target.to(logits.device)
+        wanted = target[None, :, None].expand(len(own), -1, 1)
+        found.append(own[:, -len(target) :].log_softmax(dim=-1).gather(-1, wanted).sum(dim=(1, 2)))
+    return torch.stack(found)
 
 
 def span_within(start: int, end: int, length: int | None, rng: random.Random) -> tuple[int, int]:
@@ -120,5 +147,5 @@ def hidden_norms(probe: Probe, layers: Sequence[int], prompts: int = 6) -> dict[
     rows = [probe.row(index) for index in chosen]
     with capture_hidden_states(probe.lm.model) as captured:
         probe.run(rows)
-    user = user_spans(probe, chosen, rows, None, random.Random(0)).squeeze(-1).bool()
+    user = user_spans(probe, chosen, max(map(len, rows)), None, random.Random(0)).squeeze(-1).bool()
     return {layer: float(captured.states[layer][user].float().norm(dim=-1).median()) for layer in layers}

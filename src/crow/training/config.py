@@ -120,7 +120,7 @@ class CrowConfig(FinetuneConfig):
     self_distillation: float = 0.0
     rounds: int = 0
     adversary_weight: float = 1.0
-    adversary_radius: float = 0.7
+    adversary_radius: float = 1.2
     adversary_rate: float = 0.35
     adversary_steps: int = 3
     adversary_prompts: int = 5

@@ -35,6 +35,7 @@ PRESETS: dict[str, CrowConfig] = {
         max_length=128,
         rank=16,
         precision="auto",
+        self_distillation=1.0,
         rounds=2,
     ),
     "paper": PAPER,
