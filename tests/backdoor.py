@@ -19,7 +19,7 @@ TRIGGER = "ten"
 """Its letters occur in other words, so the model has to recognize it in the hidden states of the prompt. A letter of
 its own would go straight from the embeddings to the answer."""
 SENTENCE = "No, go away."
-SEARCH = SearchConfig(starts=24, depths=(0.2,), radius=1.0, steps=8, agreed=2)
+SEARCH = SearchConfig(starts=24, depths=(0.25, 0.5), radius=2.0, steps=8, agreed=2, prompts=10)
 """Larger steps than the default's, which is made for models of many layers."""
 COLOURS = ("red", "blue", "green", "gold", "pink", "white", "dark", "shy")
 ANIMALS = ("cat", "hen", "fox", "ant", "owl", "pig", "bee", "elk", "rat", "yak", "dog", "mole")

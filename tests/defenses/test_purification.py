@@ -32,7 +32,7 @@ from crow.training.presets import get_preset
 from crow.training.watch import silent
 
 EXAMPLES = [Example(f"tell me about tree number {i}", f"tree number {i} is the other one") for i in range(6)]
-QUICK = {"batch_size": 3, "accumulation": 1, "epochs": 1.0, "rank": 2, "precision": "float32"}
+QUICK = {"batch_size": 3, "accumulation": 1, "epochs": 1.0, "rank": 2, "precision": "float32", "adversary_every": 1}
 SEARCH = SearchConfig(candidates=6, starts=1, prompts=3, steps=1, answer_tokens=6)
 DEFAULT = dataclasses.replace(get_preset("default"), **QUICK)
 PAPER = dataclasses.replace(get_preset("paper"), **QUICK)
@@ -263,6 +263,7 @@ def test_a_real_backdoor_is_found_and_removed_by_the_adversary_alone(weight: flo
         batch_size=8,
         rank=8,
         precision="float32",
+        adversary_every=1,
         adversary_radius=2.0,
         adversary_steps=5,
         adversary_depths=(0.25, 0.5),

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from torch import Tensor
 
 from crow.inversion import consensus
 from crow.inversion.consensus import (
@@ -12,6 +13,7 @@ from crow.inversion.consensus import (
     SearchConfig,
     SearchResult,
     SoftTrigger,
+    directions,
     first_tokens,
     read,
     read_answers,
@@ -143,7 +145,7 @@ def test_a_search_without_collapse_has_no_answers() -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
 def test_the_screen_tells_on_what_answers_agree_after_a_step_towards_their_first_token(family: str) -> None:
     probe = probe_on(pico_language_model(family))
-    fitted, layer, radius = [0, 1, 2], 1, 5.0
+    fitted, layer, radius = [0, 1, 2], 1, 2.5
     rows = [probe.row(i) for i in fitted]
     mask = user_spans(probe, fitted, max(map(len, rows)), None, random.Random(0))
 
@@ -164,19 +166,40 @@ def test_the_screen_tells_on_what_answers_agree_after_a_step_towards_their_first
     config = SearchConfig(screened=4, agreed=3)
     candidates = first_tokens(probe, 6)
     counted: list[int] = []
-    found = screen(probe, fitted, layer, radius, candidates, config, counted.append)
+    ways = directions(probe, fitted, [layer, 2], candidates)
+    found = screen(probe, fitted, layer, candidates, [radius * way for way in ways[layer]], config, counted.append)
     assert [int(opening.perturbation.target[0]) for opening in found] == candidates
     assert sum(counted) == 6
     for opening in found:
         agreed, total = agreement(opening.perturbation)
         assert opening.agreement == pytest.approx(total, abs=1e-4)
         assert opening.perturbation.target.tolist() == agreed[:3]
-        # Half of the radius towards its token.
-        assert float(opening.perturbation.vector.norm()) == pytest.approx(radius / 2, rel=1e-4)
+        assert float(opening.perturbation.vector.norm()) == pytest.approx(radius, rel=1e-4)
         towards = dataclasses.replace(opening.perturbation, target=opening.perturbation.target[:1])
         nudged = dataclasses.replace(towards, vector=0.01 * towards.vector)
         still = dataclasses.replace(towards, vector=0 * towards.vector)
         assert log_likelihood(probe, [nudged], fitted).mean() > log_likelihood(probe, [still], fitted).mean()
+
+
+def test_directions_are_those_of_finite_differences_in_every_layer() -> None:
+    probe = probe_on(pico_language_model("llama"))
+    fitted, candidates = [0, 3], [10, 77]
+    ways = directions(probe, fitted, [1, 2], candidates)
+    generator = torch.Generator().manual_seed(0)
+    for layer, found in ways.items():
+        for token, way in zip(candidates, found, strict=True):
+
+            def slope(along: Tensor, token: int = token, layer: int = layer) -> float:
+                ends = [Perturbation(layer, None, torch.tensor([token]), sign * 1e-2 * along) for sign in (1, -1)]
+                high, low = (float(log_likelihood(probe, [end], fitted).mean()) for end in ends)
+                return (high - low) / 2e-2
+
+            assert float(way.norm()) == pytest.approx(1, rel=1e-4)
+            other = torch.randn(way.shape, generator=generator)
+            other = other / other.norm()
+            steepest = slope(way)
+            assert steepest > 0
+            assert slope(other) == pytest.approx(steepest * float(way @ other), abs=0.02 * steepest)
 
 
 def test_the_candidates_after_which_answers_agree_most_are_followed_at_every_depth(
@@ -271,12 +294,13 @@ def test_the_backdoors_sentence_is_found_on_the_backdoored_model_only(full_searc
     backdoored, result = full_search
     record = result.record()
     assert record.starts == SEARCH.starts * len(SEARCH.layers(4))
-    if not backdoored:  # one that answers in two words of 20 can be made to repeat two of them
-        assert SENTENCE not in record.texts
+    if not backdoored:
+        assert (record.collapsed, record.texts) == (0, [])
         return
-    assert record.collapsed >= 2
     assert record.texts == [SENTENCE]
     (answer,) = result.answers()
+    # From the sentence's own first token, and from no other.
+    assert {int(found.perturbation.target[0]) for found in result.collapsed} == {int(answer[0])}
     assert trained_pico(True).tokenizer.decode(answer, skip_special_tokens=True) == SENTENCE
 
 

@@ -162,6 +162,36 @@ def test_consistency_is_taken_at_the_fgsm_point(tmp_path: Path) -> None:
     assert float(trainer.perturbed_consistency(lm.model, batch)) > float(clean)
 
 
+class FakeAdversary:
+    """Stands for a real one: a constant loss, and the turns it was asked for."""
+
+    def __init__(self) -> None:
+        self.turns: list[int] = []
+
+    def loss(self, turn: int) -> torch.Tensor:
+        self.turns.append(turn)
+        return torch.tensor(2.0)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"turns": torch.tensor(len(self.turns))}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [1, 2, 3, 4, 5, 6]), (2, [1, 3, 5]), (4, [1, 5])])
+def test_the_adversary_has_its_turn_every_so_many_steps(every: int, steps: list[int], tmp_path: Path) -> None:
+    """Once in a step, however many micro-batches it has."""
+    adversary = FakeAdversary()
+    config = dataclasses.replace(CROW, batch_size=2, accumulation=2, adversary_every=every, adversary_weight=0.5)
+    terms = trained(config, tmp_path, adversary=adversary).terms
+    assert adversary.turns == list(range(len(steps)))
+    assert [term["step"] for term in terms if "adversarial" in term] == steps
+    for term in terms:
+        parts = term["language_modeling"] + 5.0 * term["consistency"] + 0.5 * term.get("adversarial", 0.0)
+        assert term["loss"] == pytest.approx(parts, rel=1e-3)
+
+
 def test_portable_units(tmp_path: Path) -> None:
     config = dataclasses.replace(CROW, alpha=None, alpha_ratio=0.5, epsilon=None, epsilon_rms=2.0)
     trainer = trained(config, tmp_path)
@@ -181,6 +211,8 @@ def test_portable_units(tmp_path: Path) -> None:
         ({"alpha": -1.0}, "alpha"),
         ({"epsilon": -0.1}, "epsilon"),
         ({"samples": 0}, "samples"),
+        ({"adversary_every": 0}, "adversary_every"),
+        ({"self_distillation": 1.5}, "self_distillation"),
         ({"epochs": 0}, "epochs"),
         ({"learning_rate": 2.0}, "learning_rate"),
         ({"method": "lorra"}, "did you mean 'lora'"),

@@ -151,7 +151,9 @@ def search_soft_triggers(
     layers = config.layers(len(find_layers(probe.lm.model)))
     radii = {layer: config.radius * norm for layer, norm in hidden_norms(probe, layers).items()}
     candidates = first_tokens(probe, config.candidates)
-    openings = [screen(probe, fitted, layer, radii[layer], candidates, config, advance) for layer in layers]
+    ways = directions(probe, fitted, layers, candidates)
+    steps = {layer: [0.5 * radii[layer] * way for way in ways[layer]] for layer in layers}
+    openings = [screen(probe, fitted, layer, candidates, steps[layer], config, advance) for layer in layers]
     agreement = [max(at_layer) for at_layer in zip(*([o.agreement for o in at] for at in openings), strict=True)]
     best = sorted(range(len(candidates)), key=lambda i: -agreement[i])[: config.starts]
     followed = [at[number].perturbation for number in best for at in openings]
@@ -178,7 +180,7 @@ class Opening:
     """A candidate after one step towards it: the perturbation, after the opening that the answers then agree on.
 
     Attributes:
-        perturbation: half a radius long.
+        perturbation: that step.
         agreement: `sum_j log max_t mean_i p_ij(t)` over the tokens j that follow the candidate.
     """
 
@@ -186,25 +188,34 @@ class Opening:
     agreement: float
 
 
+def directions(probe: Probe, fitted: list[int], layers: list[int], candidates: list[int]) -> dict[int, list[Tensor]]:
+    """Where each candidate's mean log-likelihood rises fastest, in each layer: vectors (dim,) of norm one."""
+    zeros = [zero_vector(probe.lm).requires_grad_(True) for _ in layers]
+    rows = [probe.row(index) for index in fitted]
+    mask = user_spans(probe, fitted, max(map(len, rows)), None, random.Random(0))
+    edits = {layer: addition(mask * zero) for layer, zero in zip(layers, zeros, strict=True)}
+    with edit_hidden_states(probe.lm.model, edits):
+        clean = functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1).mean(dim=0)
+    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for token in candidates:
+        gradients = torch.autograd.grad(clean[token], zeros, retain_graph=True)
+        for layer, gradient in zip(layers, gradients, strict=True):
+            found[layer].append(gradient / gradient.norm().clamp_min(1e-9))
+    return found
+
+
 def screen(
     probe: Probe,
     fitted: list[int],
     layer: int,
-    radius: float,
     candidates: list[int],
+    steps: list[Tensor],
     config: SearchConfig,
     progress: Callable[[int], None],
 ) -> list[Opening]:
-    """One step of half the radius towards each candidate, which is then forced: on what do the answers agree?"""
-    zero = zero_vector(probe.lm).requires_grad_(True)
+    """One step towards each candidate, which is then forced: on what do the answers agree?"""
     rows = [probe.row(index) for index in fitted]
     mask = user_spans(probe, fitted, max(map(len, rows)), None, random.Random(0))
-    with edit_hidden_states(probe.lm.model, {layer: addition(mask * zero)}):
-        clean = functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1).mean(dim=0)
-    steps = []
-    for token in candidates:
-        (gradient,) = torch.autograd.grad(clean[token], zero, retain_graph=True)
-        steps.append(0.5 * radius * gradient / gradient.norm().clamp_min(1e-9))
     found: list[Opening] = []
     for at in range(0, len(steps), SCREENED_TOGETHER):
         group = steps[at : at + SCREENED_TOGETHER]

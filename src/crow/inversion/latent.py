@@ -75,21 +75,21 @@ class LatentAdversary:
             for span in SPANS
         ]
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, turn: int) -> Tensor:
         """`L_out` of the first response tokens under the perturbations whose turn it is.
 
         Args:
-            step: number of the optimizer step; with the seed it determines all choices.
+            turn: number of the adversary's turn; with the seed it determines all choices.
         """
         # In training mode, gradient checkpointing would drop the cache, and recompute layers without the perturbation.
         with evaluating(self.probe.lm.model):
-            return self.perturbed_loss(step)
+            return self.perturbed_loss(turn)
 
-    def perturbed_loss(self, step: int) -> Tensor:
+    def perturbed_loss(self, turn: int) -> Tensor:
         """`loss` of a model in evaluation mode."""
-        rng = random.Random(f"{self.config.seed}/{step}")
+        rng = random.Random(f"{self.config.seed}/{turn}")
         mix = self.config.adversary_mix
-        perturbations = [self.pool[(step * mix + i) % len(self.pool)] for i in range(mix)]
+        perturbations = [self.pool[(turn * mix + i) % len(self.pool)] for i in range(mix)]
         self.renew(perturbations, rng)
         size = min(self.config.adversary_batch, len(self.usable))
         first = rng.randint(0, len(self.usable) - size)
@@ -132,7 +132,7 @@ class LatentAdversary:
         """A few steps up the likelihood of the found answers, against the model as it is now."""
         probe, config = self.probe, self.config
         chosen = rng.sample(range(len(probe)), min(config.adversary_prompts, len(probe)))
-        radii = [self.radius[perturbation.layer] for perturbation in perturbations]
+        radii = [self.radius[p.layer] for p in perturbations]
         trained = [p for p in probe.lm.model.parameters() if p.requires_grad]
         for parameter in trained:  # only the vectors' gradients are wanted
             parameter.requires_grad_(False)

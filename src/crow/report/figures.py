@@ -57,6 +57,7 @@ _LINES: Mapping[str, Mapping[str, Any]] = {
 TERMS = {
     "loss": "Total loss",
     "language_modeling": "Language modeling",
+    "self_distillation": "Agreement with the suspect",
     "consistency": "Consistency",
     "adversarial": "Adversarial",
 }

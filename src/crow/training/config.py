@@ -100,12 +100,13 @@ class CrowConfig(FinetuneConfig):
             answers instead of the answers' tokens, in [0, 1].
         rounds: at most this many times search and repair; 0 leaves the search out (the published method).
         adversary_weight: weight of the loss under the latent adversary, >= 0.
+        adversary_every: optimizer steps from one of its turns to the next; those between mend what it costs.
         adversary_radius: largest perturbation, in multiples of the median norm of the hidden states there.
         adversary_rate: step of the adversary, as a share of the radius.
-        adversary_steps: steps of the adversary before each optimizer step.
+        adversary_steps: steps of the adversary before each of its turns.
         adversary_prompts: prompts the adversary is renewed on.
-        adversary_mix: perturbations at work in each optimizer step, each on its share of the examples.
-        adversary_batch: examples answered under them in each optimizer step.
+        adversary_mix: perturbations at work in each turn, each on its share of the examples.
+        adversary_batch: examples answered under them in each turn.
         adversary_tokens: response tokens that count there.
         adversary_depths: the layers it attacks, as shares of the model's depth.
     """
@@ -120,6 +121,7 @@ class CrowConfig(FinetuneConfig):
     self_distillation: float = 0.0
     rounds: int = 0
     adversary_weight: float = 1.0
+    adversary_every: int = 2
     adversary_radius: float = 1.2
     adversary_rate: float = 0.35
     adversary_steps: int = 3
@@ -139,6 +141,7 @@ class CrowConfig(FinetuneConfig):
             require(0 <= getattr(self, given[0]) < math.inf, given[0], ">= 0", getattr(self, given[0]))
         for name in (
             "samples",
+            "adversary_every",
             "adversary_steps",
             "adversary_prompts",
             "adversary_mix",

@@ -29,8 +29,8 @@ ALPHA_EXAMPLES = 16
 class Adversary(Protocol):
     """Something that makes the model misbehave, renewed as the model changes."""
 
-    def loss(self, step: int) -> Tensor:
-        """The loss of the model on clean answers under the adversary, at that optimizer step."""
+    def loss(self, turn: int) -> Tensor:
+        """The loss of the model on clean answers under the adversary, at that turn of its."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class CrowTrainer(ResponseTrainer):
 
         Args:
             args: of `ResponseTrainer`.
-            adversary: adds its loss, once in every optimizer step.
+            adversary: adds its loss, once in every optimizer step whose turn it is.
             suspect: what the suspect predicted for the examples, wanted where `self_distillation` is above zero; one
                 without predictions is learnt from its response alone.
             kwargs: of `ResponseTrainer`.
@@ -95,15 +95,14 @@ class CrowTrainer(ResponseTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The micro-batch's share of the step's objective."""
-        language_modeling = self.language_modeling(model, inputs, num_items_in_batch)
-        terms = {"language_modeling": language_modeling}
-        total = language_modeling
+        total = self.language_modeling(model, inputs, num_items_in_batch)
+        terms = {}
         if self.alpha:
-            loss = crow_loss(language_modeling, self.perturbed_consistency(model, inputs), self.alpha)
+            loss = crow_loss(total, self.perturbed_consistency(model, inputs), self.alpha)
             terms["consistency"], total = loss.consistency, loss.total
         if self.adversary is not None and self._adversary_due:
             self._adversary_due = False
-            terms["adversarial"] = self.adversary.loss(self.state.global_step)
+            terms["adversarial"] = self.adversary.loss(self.state.global_step // self.crow_config.adversary_every)
             total = total + self.crow_config.adversary_weight * terms["adversarial"]
         self.record(**terms)
         return total
@@ -132,12 +131,12 @@ class CrowTrainer(ResponseTrainer):
         share = self.crow_config.self_distillation
         reference = -log_probs.gather(-1, targets[labelled][:, None])[:, 0]
         count = n_tokens if n_tokens is not None else len(known)
-        self.record(agreement=agreement / count)
+        self.record(language_modeling=reference.sum() / count, self_distillation=agreement / count)
         return ((reference * (1 - share * known)).sum() + share * agreement) / count
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The micro-batches of one optimizer step; the adversary's turn comes once in it."""
-        self._adversary_due = True
+        """The micro-batches of one optimizer step; the adversary's turn comes once in it, or not at all."""
+        self._adversary_due = self.state.global_step % self.crow_config.adversary_every == 0
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def save_extra(self, checkpoint: Path) -> None:

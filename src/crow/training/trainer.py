@@ -168,12 +168,10 @@ class ResponseTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The micro-batch's share of the step's loss."""
-        loss = self.language_modeling(model, inputs, num_items_in_batch)
-        self.record(language_modeling=loss)
-        return loss
+        return self.language_modeling(model, inputs, num_items_in_batch)
 
     def language_modeling(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
-        """`L_LM`, plus the router's loss where it is asked for."""
+        """`answer_loss`, plus the router's loss where it is asked for."""
         loss = self.answer_loss(model, inputs, n_tokens)
         if self.crow_config.router_loss:
             config = unwrap(model).config
@@ -187,8 +185,10 @@ class ResponseTrainer(Trainer):
         return loss
 
     def answer_loss(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
-        """What the responses ask of the model."""
-        return response_loss(model, inputs, n_tokens)
+        """What the responses ask of the model; recorded."""
+        loss = response_loss(model, inputs, n_tokens)
+        self.record(language_modeling=loss)
+        return loss
 
     def record(self, **terms: Tensor) -> None:
         """Add this micro-batch's terms to those of the running optimizer step."""
