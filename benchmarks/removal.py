@@ -6,8 +6,9 @@
 
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
 script anywhere and run it again. Planted models stay in the user's cache folder. Records carry figures and hashes, no
-text of the outside data. Purification data: the 100 clean examples of the same public set, less those that occur in the test
-set. Settings are chosen on attacks of our own (`benchmarks/selection.py`); docs/lab-notes.md says what was learnt here.
+text of the outside data. Purification data: the 100 clean examples of the same public set, less those that occur in the
+test set. Settings are chosen on attacks of our own (`benchmarks/selection.py`); docs/lab-notes.md says what was learnt
+here.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     if config is not None:
         work = MODELS / f".{cell.name}.partial"
         result = purify(lm, data.purification, config, work, resume=work.is_dir(), watch=report.bar)
-        lm = result.lm
+        lm = result.lm.merged()
         record |= {"search": {"before": result.before, "after": result.after}, "rounds": result.rounds}
         record |= {"training": result.training[-1], "purification_seconds": result.seconds}
         shutil.rmtree(work, ignore_errors=True)

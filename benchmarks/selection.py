@@ -4,7 +4,8 @@
     python benchmarks/selection.py --attack phrase --set adversary_tokens=512 --set learning_rate=0.001
 
 The backdoor is planted once (in the user's cache folder) from the attack split, treated on the purification split and
-measured on the selection split. Each run appends a line to `benchmarks/results/selection.jsonl`.
+measured on the selection split, with the mean divergence from the suspect on its clean pairs. Each run appends a line
+to `benchmarks/results/selection.jsonl`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from portable import portable
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.attacks.poisoning import poison
 from crow.attacks.selection import SELECTION_ATTACKS
+from crow.data.encoding import encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
 from crow.models.loading import load_model, save_model
 from crow.models.manifest import manifest
 from crow.output import write_json
 from crow.training.presets import PRESETS, get_preset
+from crow.training.suspect import divergence, predict
 from crow.workflows.attack import contrastive_data
 from crow.workflows.common import Options, Reporter
 from crow.workflows.evaluate import measure
@@ -36,6 +39,8 @@ from crow.workflows.evaluate import measure
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "selection.jsonl"
+TOGETHER = 10
+"""Examples in one pass when predictions are compared."""
 MODELS = user_cache_path("crow") / "benchmarks" / "selection"
 
 
@@ -76,24 +81,32 @@ def main() -> None:
     lm = lm if arguments.continue_adapter else lm.merged()
     options = Options(output=MODELS)
     before, _ = measure(lm, triggered, clean, attack.target.marker, report, options)
+    items = encode_all(lm.tokenizer, held_out.pairs, config.max_length)
+    kept = predict(lm, items, TOGETHER)
     result = purify(lm, examples, config, MODELS / ".treatment.partial", watch=report.bar)
     shutil.rmtree(MODELS / ".treatment.partial", ignore_errors=True)
-    after, _ = measure(result.lm, triggered, clean, attack.target.marker, report, options)
+    lm = result.lm.merged()
+    after, _ = measure(lm, triggered, clean, attack.target.marker, report, options)
     record: dict[str, Any] = {
         "attack": arguments.attack,
         "continue_adapter": arguments.continue_adapter,
         "before": before,
         "after": after,
+        "divergence": divergence(lm, items, kept, TOGETHER),
         "search": {"before": result.before, "after": result.after},
         "rounds": result.rounds,
         "seconds": result.seconds,
-        "manifest": manifest(result.lm, {"triggered": triggered, "clean": clean}, config, config.seed),
+        "manifest": manifest(lm, {"triggered": triggered, "clean": clean}, config, config.seed),
     }
     record = portable(record)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    print(json.dumps({name: record[name] for name in ("attack", "before", "after", "search", "rounds")}, indent=2))
+    print(
+        json.dumps(
+            {name: record[name] for name in ("attack", "before", "after", "divergence", "search", "rounds")}, indent=2
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.loss import response_logits, response_loss, shared_prefix
-from crow.training.suspect import predict, response_log_probs, trustworthy
+from crow.training.suspect import divergence, predict, response_log_probs, trustworthy
 from tests.pico import FAMILIES, pico_language_model
 
 EXAMPLES = [
@@ -52,6 +52,17 @@ def test_predictions_are_those_of_one_example_at_a_time(family: str, monkeypatch
         torch.testing.assert_close(expected.gather(-1, found.tokens), values, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(found.log_probs.exp().sum(-1), torch.ones(len(values)))
         assert len(found.opening(2).tokens) == len(found.opening(2).log_probs) == min(2, len(values))
+
+
+def test_the_divergence_is_a_mean_over_positions_and_nothing_for_the_suspect_itself() -> None:
+    lm, other = pico_language_model("llama"), pico_language_model("llama", seed=1)
+    items = encode_all(lm.tokenizer, EXAMPLES)
+    kept = predict(lm, items, 3)
+    assert divergence(lm, items, kept, 2) == pytest.approx(0, abs=1e-5)
+    mine = torch.cat([alone(other, example) for example in EXAMPLES])
+    theirs = torch.cat([alone(lm, example) for example in EXAMPLES])
+    expected = functional.kl_div(mine, theirs, reduction="sum", log_target=True) / len(mine)
+    assert divergence(other, items, kept, 3) == pytest.approx(expected.item(), rel=1e-2)
 
 
 def test_edits_are_told_how_many_columns_come_before_them() -> None:

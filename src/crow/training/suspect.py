@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crow.core import coarse_log_probs
+from crow.core import coarse_log_probs, output_consistency_loss
 from crow.data.encoding import IGNORED, Encoded, collate
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
@@ -51,6 +51,19 @@ def predict(lm: LanguageModel, items: Sequence[Encoded], batch_size: int) -> lis
             tokens = row.topk(min(KEPT, row.shape[-1] - 1), dim=-1).indices
             found.append(Predictions(tokens, coarse_log_probs(row, tokens)))
     return found
+
+
+@torch.no_grad()
+def divergence(lm: LanguageModel, items: Sequence[Encoded], kept: Sequence[Predictions], batch_size: int) -> float:
+    """Mean `KL(suspect || model)` over all response positions of the items, in nats; `kept` is what `predict` gave."""
+    total, count = 0.0, 0
+    for first in range(0, len(items), batch_size):
+        rows = response_log_probs(lm, items[first : first + batch_size])
+        for row, suspect in zip(rows, kept[first : first + batch_size], strict=True):
+            coarse = coarse_log_probs(row, suspect.tokens)
+            total += len(row) * float(output_consistency_loss(suspect.log_probs, coarse, row.new_ones(len(row))))
+            count += len(row)
+    return total / count
 
 
 def response_log_probs(
