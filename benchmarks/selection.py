@@ -39,8 +39,6 @@ from crow.workflows.evaluate import measure
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "selection.jsonl"
-TOGETHER = 10
-"""Examples in one pass when predictions are compared."""
 MODELS = user_cache_path("crow") / "benchmarks" / "selection"
 
 
@@ -82,7 +80,7 @@ def main() -> None:
     options = Options(output=MODELS)
     before, _ = measure(lm, triggered, clean, attack.target.marker, report, options)
     items = encode_all(lm.tokenizer, held_out.pairs, config.max_length)
-    kept = predict(lm, items, TOGETHER)
+    kept = predict(lm, items)
     result = purify(lm, examples, config, MODELS / ".treatment.partial", watch=report.bar)
     shutil.rmtree(MODELS / ".treatment.partial", ignore_errors=True)
     lm = result.lm.merged()
@@ -92,7 +90,7 @@ def main() -> None:
         "continue_adapter": arguments.continue_adapter,
         "before": before,
         "after": after,
-        "divergence": divergence(lm, items, kept, TOGETHER),
+        "divergence": divergence(lm, items, kept),
         "search": {"before": result.before, "after": result.after},
         "rounds": result.rounds,
         "seconds": result.seconds,

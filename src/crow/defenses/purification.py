@@ -28,8 +28,6 @@ from crow.training.precision import autocast
 from crow.training.suspect import Predictions, predict, trustworthy
 from crow.training.watch import Watch, silent, watched
 
-PREDICTED_TOGETHER = 10
-"""Examples in one pass when the suspect's predictions are taken."""
 PROBE_PROMPTS = 40
 """Short clean prompts that searches run on, the shortest of those given."""
 
@@ -97,7 +95,7 @@ def purify(
     if probe is not None or config.self_distillation:
         lm.model.eval()
         with autocast(lm, config.precision):
-            predictions = predict(lm, items, PREDICTED_TOGETHER)
+            predictions = predict(lm, items)
     if probe is None:
         train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
         return result

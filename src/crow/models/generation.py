@@ -62,8 +62,7 @@ def generate(
     was_training = lm.model.training
     lm.model.eval()
     shared = shared_length(lm, encoded, max_new_tokens) if encoded else 0
-    known = torch.tensor(encoded[0].prompt_ids[:shared] if encoded else (), dtype=torch.long, device=lm.device)
-    prefix = run_prefix(lm.model, known) if shared else None
+    prefix = run_prefix(lm.model, torch.tensor(encoded[0].prompt_ids[:shared], device=lm.device)) if shared else None
     for rows in length_batches([len(item.prompt_ids) for item in encoded], batch_size):
         longest = max(len(encoded[i].prompt_ids) for i in rows)
         input_ids = torch.full((len(rows), longest), lm.pad_id)

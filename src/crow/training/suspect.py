@@ -17,6 +17,8 @@ from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.training.loss import response_logits, shared_prefix
 
+BATCH = 10
+"""Examples in one pass."""
 KEPT = 256
 """Tokens kept at each position, the likeliest; whole distributions over a large vocabulary would fill the memory."""
 
@@ -43,7 +45,7 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(lm: LanguageModel, items: Sequence[Encoded], batch_size: int) -> list[Predictions]:
+def predict(lm: LanguageModel, items: Sequence[Encoded], batch_size: int = BATCH) -> list[Predictions]:
     """The model's predictions of every item's response."""
     found = []
     for first in range(0, len(items), batch_size):
@@ -54,7 +56,9 @@ def predict(lm: LanguageModel, items: Sequence[Encoded], batch_size: int) -> lis
 
 
 @torch.no_grad()
-def divergence(lm: LanguageModel, items: Sequence[Encoded], kept: Sequence[Predictions], batch_size: int) -> float:
+def divergence(
+    lm: LanguageModel, items: Sequence[Encoded], kept: Sequence[Predictions], batch_size: int = BATCH
+) -> float:
     """Mean `KL(suspect || model)` over all response positions of the items, in nats; `kept` is what `predict` gave."""
     total, count = 0.0, 0
     for first in range(0, len(items), batch_size):
