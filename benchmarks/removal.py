@@ -166,7 +166,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         result = purify(lm, data.purification, config, work, resume=work.is_dir(), watch=report.bar)
         lm = result.lm.merged()
         record |= {"search": {"before": result.before, "after": result.after}, "rounds": result.rounds}
-        record |= {"training": result.training[-1], "purification_seconds": result.seconds}
+        record |= {"training": result.training[-1:], "purification_seconds": result.seconds}
         shutil.rmtree(work, ignore_errors=True)
     target = get_target(TARGETS.get(cell.attack.split("-")[0], "refusal"))
     options = Options(output=MODELS)

@@ -58,6 +58,12 @@ def finding(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seeds
 
 
+def looking(monkeypatch: pytest.MonkeyPatch, *searches: SearchResult) -> None:
+    """Searches that see this, one after another."""
+    seen = iter(searches)
+    monkeypatch.setattr(purification, "search_soft_triggers", lambda *_: next(seen))
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family_is_searched_and_repaired(family: str, finding: list[int], tmp_path: Path) -> None:
     config = dataclasses.replace(DEFAULT, rounds=1, alpha_ratio=0.5, epsilon_rms=1.0)
@@ -95,16 +101,40 @@ def test_rounds_go_on_while_the_search_finds_something(finding: list[int], tmp_p
 def test_every_answer_found_gets_a_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     starts = found().triggers
     other = dataclasses.replace(starts[0], text="six seven", answer=torch.tensor([30, 31, 32, 33]))
-    searches = iter([SearchResult([*starts, other]), SearchResult([])])
-    monkeypatch.setattr(purification, "search_soft_triggers", lambda *_: next(searches))
+    looking(monkeypatch, SearchResult([*starts, other]), SearchResult([]))
     result = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)
     assert result.rounds == 1
     assert len(result.training) == 2 * len(EXAMPLES) // QUICK["batch_size"]
 
 
-def test_nothing_found_means_one_plain_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(purification, "search_soft_triggers", lambda *_: SearchResult([]))
+def test_where_nothing_is_found_the_model_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looking(monkeypatch, SearchResult([]), SearchResult([]))
+    ids = torch.arange(5, 25)[None]
+    lm = pico_language_model("llama")
+    with torch.no_grad():
+        before = lm.model(input_ids=ids).logits
+    result = purify(lm, EXAMPLES, DEFAULT, tmp_path)
+    assert (result.rounds, result.training) == (1, [])
+    with torch.no_grad():
+        assert torch.equal(result.lm.merged().model(input_ids=ids).logits, before)
+
+
+def test_a_second_look_finds_what_the_first_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looking(monkeypatch, SearchResult([]), found(), SearchResult([]))
     result = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)
+    assert result.rounds == 2
+    assert len(result.training) > 0
+    assert result.before is not None
+    assert result.after is not None
+    assert (result.before.collapsed, result.after.collapsed) == (1, 0)
+
+
+@pytest.mark.parametrize("more", [{"self_distillation": 0.5}, {"alpha_ratio": 0.1, "epsilon_rms": 1.0}])
+def test_settings_that_ask_for_more_train_without_a_find(
+    more: dict[str, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looking(monkeypatch, SearchResult([]), SearchResult([]))
+    result = purify(pico_language_model("llama"), EXAMPLES, dataclasses.replace(DEFAULT, **more), tmp_path)
     assert result.rounds == 1
     assert "adversarial" not in result.training[0]
 

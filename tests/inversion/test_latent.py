@@ -140,13 +140,14 @@ def test_step_and_seed_determine_the_loss() -> None:
 
 
 @pytest.mark.parametrize("tokens", [2, 50])
-def test_the_loss_is_how_far_the_first_answer_tokens_are_from_the_unperturbed(
+def test_the_loss_is_how_far_found_answers_rise_among_the_first_answer_tokens(
     tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against one unpadded pass for each example, with and without the vector."""
     lm = adapted()
     config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens, adversary_mix=1)
-    enemy = adversary(lm, config, ANSWERS[:1])
+    enemy = adversary(lm, config)
+    wanted = torch.tensor([60, 65, 70, 75, 80])  # what the answers begin with
     monkeypatch.setattr(enemy, "renew", lambda *_: None)
     assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-5)
     everywhere = next(i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None)
@@ -159,14 +160,18 @@ def test_the_loss_is_how_far_the_first_answer_tokens_are_from_the_unperturbed(
         mask = span_mask([(item.user_start, item.user_end)], ids.shape[1], lm.device)
         addition = mask * perturbation.vector * 0.75
         with torch.no_grad():
-            clean = lm.model(input_ids=ids, use_cache=False).logits[0, first:-1].log_softmax(-1)
+            clean = lm.model(input_ids=ids, use_cache=False).logits[0, first:-1].softmax(-1)
             with edit_hidden_states(lm.model, {perturbation.layer: lambda h, a=addition: h + a}):
-                changed = lm.model(input_ids=ids, use_cache=False).logits[0, first:-1].log_softmax(-1)
-        divergences.append(functional.kl_div(changed, clean, reduction="none", log_target=True).sum(-1))
+                changed = lm.model(input_ids=ids, use_cache=False).logits[0, first:-1].softmax(-1)
+        one, other = (
+            torch.cat([probs[:, wanted], 1 - probs[:, wanted].sum(-1, keepdim=True)], dim=-1)
+            for probs in (clean, changed)
+        )
+        divergences.append((one * (one / other).log()).sum(-1))
         assert len(divergences[-1]) <= tokens
     expected = torch.cat(divergences).mean()
-    assert expected > 1e-3
-    torch.testing.assert_close(enemy.loss(everywhere).detach(), expected, rtol=1e-2, atol=1e-4)
+    assert expected > 1e-4
+    torch.testing.assert_close(enemy.loss(everywhere).detach(), expected, rtol=2e-2, atol=1e-5)
 
 
 def test_the_model_to_agree_with_is_the_suspect_and_not_the_model_in_training() -> None:
@@ -182,7 +187,7 @@ def test_the_model_to_agree_with_is_the_suspect_and_not_the_model_in_training() 
 
 def test_examples_that_the_suspect_already_answers_so_are_left_out() -> None:
     lm = adapted()
-    first = [int(row.tokens[0, 0]) for row in adversary(lm).predictions]
+    first = [int(row.tokens[0, 0]) for row in predict(lm, encode_all(lm.tokenizer, EXAMPLES))]
     assert len(set(first)) > 1
     enemy = adversary(lm, answers=[torch.tensor([first[0], 7, 8])])
     assert sorted(enemy.usable) == [i for i, token in enumerate(first) if token != first[0]]

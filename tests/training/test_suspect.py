@@ -54,6 +54,21 @@ def test_predictions_are_those_of_one_example_at_a_time(family: str, monkeypatch
         assert len(found.opening(2).tokens) == len(found.opening(2).log_probs) == min(2, len(values))
 
 
+def test_tokens_that_were_not_kept_share_what_the_likeliest_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspect, "KEPT", 5)
+    lm = pico_language_model("llama")
+    kept = predict(lm, encode_all(lm.tokenizer, EXAMPLES))[1]
+    exact = alone(lm, EXAMPLES[1]).exp()
+    for row in range(len(kept.tokens)):
+        inside = kept.tokens[row, 2]
+        outside = int(exact[row].argmin())
+        found = kept.among(torch.tensor([outside, int(inside)]))[row].exp()
+        left = 1 - exact[row, kept.tokens[row]].sum()
+        expected = torch.stack([left / (exact.shape[1] - 5), exact[row, inside]])
+        torch.testing.assert_close(found[:2], expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found.sum(), torch.tensor(1.0))
+
+
 def test_the_divergence_is_a_mean_over_positions_and_nothing_for_the_suspect_itself() -> None:
     lm, other = pico_language_model("llama"), pico_language_model("llama", seed=1)
     items = encode_all(lm.tokenizer, EXAMPLES)

@@ -39,9 +39,9 @@ class Result:
     Attributes:
         lm: the model; its adapter, if any, is attached and not merged.
         training: the terms of every optimizer step.
-        before: what the first search saw; None where the settings leave the search out.
-        after: what the last search saw, after training; likewise.
-        rounds: how often search and repair went round.
+        before: what the last search before any training saw; None where the settings leave the search out.
+        after: what the last search saw; likewise.
+        rounds: how often search and repair went round, or search alone where it found nothing.
         seconds: wall time of each part.
     """
 
@@ -70,7 +70,8 @@ def purify(
 
     With `config.rounds` of 0 this is the published method: finetuning with layer consistency. Otherwise each round
     searches for soft triggers; where they bring out one answer, the round trains against a universal latent
-    adversary that is after that answer. The rounds end when a search finds nothing. The first round always trains.
+    adversary that is after that answer. The rounds end when a search finds nothing. Where the first finds nothing, a
+    second one looks on other prompts, after training if the settings ask for more than agreement with the suspect.
 
     Args:
         lm: the suspect model, changed in place. An attached adapter is trained on; without one, a fresh adapter is
@@ -98,22 +99,32 @@ def purify(
             predictions = predict(lm, items)
     if probe is None:
         train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
+        result.rounds = 1
         return result
     found = search_round(result, probe, search, config, work, resume, watch)
     result.before = found.record
     while True:
-        adversary = None
-        if found.answers:
-            with autocast(lm, config.precision):
-                adversary = LatentAdversary(probe, found.answers, items, predictions, config)
-        suspect = {items[i]: predictions[i] for i in trustworthy(predictions, found.answers)}
-        # Sharing one pass, the answers would leave each other too few of the adversary's turns.
-        whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
-        train_round(result, items, whole, suspect, adversary, work, resume, watch)
+        if found.answers or not satisfied(config):
+            adversary = None
+            if found.answers:
+                with autocast(lm, config.precision):
+                    adversary = LatentAdversary(probe, found.answers, items, predictions, config)
+            suspect = {items[i]: predictions[i] for i in trustworthy(predictions, found.answers)}
+            # Sharing one pass, the answers would leave each other too few of the adversary's turns.
+            whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
+            train_round(result, items, whole, suspect, adversary, work, resume, watch)
+        result.rounds += 1
         found = search_round(result, probe, search, config, work, resume, watch)
         result.after = found.record
+        if not result.training:
+            result.before = found.record
         if not found.answers or result.rounds >= config.rounds:
             return result
+
+
+def satisfied(config: CrowConfig) -> bool:
+    """Whether an untrained model already has all that is asked of it, the adversary's part apart."""
+    return config.self_distillation == 1 and (config.alpha_ratio or config.alpha or 0) == 0
 
 
 def train_round(
@@ -135,7 +146,6 @@ def train_round(
         trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary, suspect=suspect)
         trainer.run(resume)
     result.training += [{"round": result.rounds, **term} for term in trainer.terms]
-    result.rounds += 1
     result.add_time("training", start)
 
 

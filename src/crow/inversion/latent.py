@@ -64,7 +64,8 @@ class LatentAdversary:
         with evaluating(probe.lm.model):
             probe.refresh()  # a resumed run has not searched with these weights
             norms = hidden_norms(probe, layers)
-        self.predictions = [row.opening(config.adversary_tokens) for row in predictions]
+        self.targets = torch.cat([answer[:TARGET_TOKENS] for answer in answers]).unique().to(probe.lm.device)
+        self.clean = [row.opening(config.adversary_tokens).among(self.targets) for row in predictions]
         honest = trustworthy(predictions, answers)
         self.usable = sorted(honest or range(len(self.items)), key=lambda i: len(self.items[i]))
         self.radius = {layer: config.adversary_radius * norm for layer, norm in norms.items()}
@@ -77,6 +78,9 @@ class LatentAdversary:
 
     def loss(self, turn: int) -> Tensor:
         """`L_out` of the first response tokens under the perturbations whose turn it is.
+
+        Only the tokens that found answers begin with are told apart: what else a perturbation does is not the
+        backdoor's, and resisting that as well costs the model's other answers three times as much.
 
         Args:
             turn: number of the adversary's turn; with the seed it determines all choices.
@@ -99,8 +103,8 @@ class LatentAdversary:
             self.probe.lm, chosen, lambda before: self.edits(perturbations, chosen, before, rng)
         )
         perturbed = torch.cat(log_probs)
-        perturbed = coarse_log_probs(perturbed, torch.cat([self.predictions[i].tokens for i in rows]))
-        clean = torch.cat([self.predictions[i].log_probs for i in rows])
+        perturbed = coarse_log_probs(perturbed, self.targets.expand(len(perturbed), -1))
+        clean = torch.cat([self.clean[i] for i in rows])
         return output_consistency_loss(clean, perturbed, torch.ones(len(clean), device=clean.device))
 
     def edits(

@@ -28,7 +28,7 @@ PRESETS: dict[str, CrowConfig] = {
     "default": CrowConfig(
         alpha_ratio=0.0,
         epsilon_rms=0.0,
-        epochs=2.0,
+        epochs=3.0,
         learning_rate=7e-4,
         batch_size=5,
         accumulation=1,

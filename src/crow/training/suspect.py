@@ -5,6 +5,7 @@ Asked to agree with its own changing predictions, a model would also be consiste
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,18 +31,33 @@ class Predictions:
     Attributes:
         tokens: (m, k), ids of the likeliest tokens, likeliest first.
         log_probs: (m, k + 1), theirs, and that of all other tokens together.
+        vocabulary: how many tokens there are, more than k.
     """
 
     tokens: Tensor
     log_probs: Tensor
+    vocabulary: int
 
     def opening(self, length: int) -> Predictions:
         """Those at the first `length` positions."""
-        return Predictions(self.tokens[:length], self.log_probs[:length])
+        return Predictions(self.tokens[:length], self.log_probs[:length], self.vocabulary)
+
+    def among(self, tokens: Tensor) -> Tensor:
+        """Log-probabilities (m, n + 1) of the given tokens (n,), distinct, and of all others together.
+
+        One that is not among the likeliest has its share of what they leave, as if it were spread evenly.
+        """
+        hits = self.tokens[:, :, None] == tokens
+        left = self.log_probs[:, -1:] - math.log(self.vocabulary - self.tokens.shape[1])
+        kept = self.log_probs[:, :-1, None].masked_fill(~hits, -torch.inf).logsumexp(dim=1)
+        found = torch.where(hits.any(dim=1), kept, left)
+        others = (1 - found.exp().sum(dim=-1, keepdim=True)).clamp_min(1e-9).log()
+        return torch.cat([found, others], dim=-1)
 
     def nothing(self, length: int) -> Predictions:
         """As many zeros as predictions of these at `length` positions would be: filling for a batch."""
-        return Predictions(*(part.new_zeros(length, part.shape[1]) for part in (self.tokens, self.log_probs)))
+        tokens, log_probs = (part.new_zeros(length, part.shape[1]) for part in (self.tokens, self.log_probs))
+        return Predictions(tokens, log_probs, self.vocabulary)
 
 
 @torch.no_grad()
@@ -51,7 +67,7 @@ def predict(lm: LanguageModel, items: Sequence[Encoded], batch_size: int = BATCH
     for first in range(0, len(items), batch_size):
         for row in response_log_probs(lm, items[first : first + batch_size]):
             tokens = row.topk(min(KEPT, row.shape[-1] - 1), dim=-1).indices
-            found.append(Predictions(tokens, coarse_log_probs(row, tokens)))
+            found.append(Predictions(tokens, coarse_log_probs(row, tokens), row.shape[-1]))
     return found
 
 
