@@ -42,17 +42,22 @@ def adapted(family: str = "llama") -> LanguageModel:
     return lm
 
 
-def likelihood(enemy: LatentAdversary, perturbation: Perturbation, vector: Tensor) -> float:
-    """Mean log-likelihood of the target's tokens over all prompts, one unpadded pass each, all tokens perturbed."""
-    lm, target, total = enemy.probe.lm, perturbation.target, 0.0
+def each_likelihood(enemy: LatentAdversary, layer: int, target: Tensor, vector: Tensor | float) -> Tensor:
+    """Log-likelihood (prompts,) of the target, one unpadded pass each, all user tokens perturbed."""
+    lm, found = enemy.probe.lm, []
     for example in EXAMPLES:
         item = encode(lm.tokenizer, Example(example.prompt))
         ids = torch.tensor([[*item.prompt_ids, *target[:-1].tolist()]])
         mask = span_mask([(item.user_start, item.user_end)], ids.shape[1], lm.device)
-        with edit_hidden_states(lm.model, {perturbation.layer: lambda h, a=mask * vector: h + a}), torch.no_grad():
+        with edit_hidden_states(lm.model, {layer: lambda h, a=mask * vector: h + a}), torch.no_grad():
             logits = lm.model(input_ids=ids, use_cache=False).logits[0, -len(target) :]
-        total += float(functional.log_softmax(logits, dim=-1).gather(-1, target[:, None]).sum())
-    return total / len(EXAMPLES)
+        found.append(functional.log_softmax(logits, dim=-1).gather(-1, target[:, None]).sum())
+    return torch.stack(found)
+
+
+def likelihood(enemy: LatentAdversary, perturbation: Perturbation, vector: Tensor) -> float:
+    """Its mean for the target of a perturbation."""
+    return float(each_likelihood(enemy, perturbation.layer, perturbation.target, vector).mean())
 
 
 def test_there_is_one_perturbation_for_every_answer_layer_and_span() -> None:
@@ -148,8 +153,7 @@ def test_the_loss_is_how_far_found_answers_rise_among_the_first_answer_tokens(
     config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens, adversary_mix=1)
     enemy = adversary(lm, config)
     wanted = torch.tensor([60, 65, 70, 75, 80])  # what the answers begin with
-    monkeypatch.setattr(enemy, "renew", lambda *_: None)
-    assert float(enemy.loss(0).detach()) == pytest.approx(0, abs=1e-5)
+    assert float(enemy.output_consistency([0], random.Random(0)).detach()) == pytest.approx(0, abs=1e-5)
     everywhere = next(i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None)
     perturbation = enemy.pool[everywhere]
     perturbation.vector = torch.ones_like(perturbation.vector)
@@ -171,7 +175,25 @@ def test_the_loss_is_how_far_found_answers_rise_among_the_first_answer_tokens(
         assert len(divergences[-1]) <= tokens
     expected = torch.cat(divergences).mean()
     assert expected > 1e-4
-    torch.testing.assert_close(enemy.loss(everywhere).detach(), expected, rtol=2e-2, atol=1e-5)
+    found = enemy.output_consistency([everywhere], random.Random(0)).detach()
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=1e-5)
+
+
+def test_found_answers_may_be_as_likely_as_the_suspect_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against one unpadded pass for each prompt; both answers are shorter than what is looked at."""
+    enemy = adversary(adapted(), dataclasses.replace(CONFIG, adversary_prompts=len(EXAMPLES)))
+    monkeypatch.setattr(random.Random, "uniform", lambda *_: 0.75)
+    everywhere = [i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None]
+    for number in everywhere:
+        perturbation, answer = enemy.pool[number], enemy.openings[number]
+        perturbation.vector = torch.ones_like(perturbation.vector)
+        clean = each_likelihood(enemy, 1, answer, 0)
+        changed = each_likelihood(enemy, perturbation.layer, answer, 0.75 * perturbation.vector)
+        limit = clean.clamp_max(clean.quantile(0.75))
+        expected = ((changed - limit).clamp_min(0) / len(answer)).mean()
+        found = enemy.excess_likelihood([number], random.Random(0)).detach()
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
+    assert {len(enemy.openings[number]) for number in everywhere} == {5, 2}
 
 
 def test_the_model_to_agree_with_is_the_suspect_and_not_the_model_in_training() -> None:
@@ -214,11 +236,10 @@ def test_perturbations_at_work_together_share_the_rows() -> None:
     assert (both.abs().amax(dim=(1, 2)) > 0).all()
 
 
-def test_only_user_tokens_are_perturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_user_tokens_are_perturbed() -> None:
     lm = adapted()
     config = dataclasses.replace(CONFIG, adversary_batch=1, adversary_mix=1, adversary_depths=(0.5,))
     enemy = adversary(lm, config, ANSWERS[:1])
-    monkeypatch.setattr(enemy, "renew", lambda *_: None)
     enemy.usable = [1]
     item = enemy.items[1]
     enemy.pool = [perturbation for perturbation in enemy.pool if perturbation.span is None]
@@ -230,7 +251,7 @@ def test_only_user_tokens_are_perturbed(monkeypatch: pytest.MonkeyPatch) -> None
     seen: list[Tensor] = []
     reader = lm.model.base_model.model.model.layers[layer].input_layernorm
     handle = reader.register_forward_pre_hook(lambda _module, args: seen.append(args[0].detach()))
-    enemy.loss(0)
+    enemy.output_consistency([0], random.Random(0))
     handle.remove()
     moved = (seen[-1] - clean.states[layer])[0].abs().amax(dim=-1) > 1e-4
     expected = [item.user_start <= column < item.user_end for column in range(ids.shape[1])]

@@ -16,7 +16,7 @@ from torch import Tensor
 from crow.data.encoding import Encoded, encode_all
 from crow.inversion.consensus import SearchConfig, search_soft_triggers
 from crow.inversion.latent import LatentAdversary
-from crow.inversion.probe import Probe
+from crow.inversion.probe import Probe, frozen
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.output import write_json
@@ -167,18 +167,15 @@ def search_round(
         stored = json.loads(kept.read_text())
         return Found(SearchRecord(**stored["record"]), [torch.tensor(ids) for ids in stored["answers"]])
     model = result.lm.model
-    trained = [p for p in model.parameters() if p.requires_grad]
     model.eval()
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        total = search.work(len(find_layers(model)))
-        with autocast(result.lm, config.precision), watch("searching for soft triggers", total) as advance:
-            probe.refresh()
-            seen = search_soft_triggers(probe, search, config.seed + result.rounds, advance)
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+    total = search.work(len(find_layers(model)))
+    with (
+        frozen(model),
+        autocast(result.lm, config.precision),
+        watch("searching for soft triggers", total) as advance,
+    ):
+        probe.refresh()
+        seen = search_soft_triggers(probe, search, config.seed + result.rounds, advance)
     found = Found(seen.record(), seen.answers())
     write_json(kept, {"record": found.record, "answers": [ids.tolist() for ids in found.answers]})
     result.add_time("search", start)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -255,11 +255,17 @@ def read_answers(perturbation: Perturbation, texts: list[str], answers: Tensor, 
     text, _ = Counter(texts[i] for i in same).most_common(1)[0]
     index = next(i for i in same if texts[i] == text)
     identity = count / len(texts)
-    said = list(opening)
-    while len(said) > 1 and said[-1] == said[-2]:  # the token that ended the answer, as padding
-        said.pop()
+    said = unpadded(opening)
     # "1.1.1.1" on every prompt is a broken model, not somebody's sentence, and "Yes." is nothing but what was fitted.
     # One word is what a prompt that asks for a label brings out; scripts without spaces are not judged so.
     words = len(text.split()) > 1 or not text.isascii()
     sentence = words and len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
-    return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answers[index])
+    answer = torch.tensor(unpadded(answers[index].tolist()), device=answers.device)
+    return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answer)
+
+
+def unpadded(ids: Sequence[int]) -> Sequence[int]:
+    """Without the repetitions at the end: answers are padded with the token that ended them."""
+    while len(ids) > 1 and ids[-1] == ids[-2]:
+        ids = ids[:-1]
+    return ids

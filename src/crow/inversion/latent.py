@@ -23,11 +23,12 @@ from crow.inversion.perturbation import (
     addition,
     ascend,
     hidden_norms,
+    log_likelihood,
     span_mask,
     span_within,
     zero_vector,
 )
-from crow.inversion.probe import Probe
+from crow.inversion.probe import Probe, frozen
 from crow.models.architecture import find_layers
 from crow.models.hidden_states import Edit
 from crow.training.config import CrowConfig
@@ -35,6 +36,13 @@ from crow.training.suspect import Predictions, response_log_probs, trustworthy
 
 SPANS = (1, None)
 """How many neighbouring user tokens carry the perturbation, in turn: one, as a rare word does, or all of them."""
+OPENING_TOKENS = 6
+"""Tokens of a found answer that must not become likely; enough to tell it from an honest one that begins alike."""
+HONEST = 0.75
+"""At least this share of the clean prompts is taken to be answered without the backdoor."""
+LIKELIHOOD_BATCH = 10
+STRENGTHS = (0.5, 1.0)
+"""Shares of a perturbation that are resisted: weaker forms as well, or training only moves the threshold."""
 
 
 class LatentAdversary:
@@ -75,26 +83,34 @@ class LatentAdversary:
             for layer in layers
             for span in SPANS
         ]
+        self.openings = [answer[:OPENING_TOKENS] for answer in answers for _ in layers for _ in SPANS]
+        with evaluating(probe.lm.model):
+            limits = [likelihoods(probe, answer[:OPENING_TOKENS]) for answer in answers]
+        # A prompt that the suspect answers so anyway sets no standard.
+        limits = [found.clamp_max(float(found.quantile(HONEST))) for found in limits]
+        self.limits = [found for found in limits for _ in layers for _ in SPANS]
 
     def loss(self, turn: int) -> Tensor:
-        """`L_out` of the first response tokens under the perturbations whose turn it is.
-
-        Only the tokens that found answers begin with are told apart: what else a perturbation does is not the
-        backdoor's, and resisting that as well costs the model's other answers three times as much.
+        """`L_out + L_found` under the perturbations whose turn it is.
 
         Args:
             turn: number of the adversary's turn; with the seed it determines all choices.
         """
-        # In training mode, gradient checkpointing would drop the cache, and recompute layers without the perturbation.
-        with evaluating(self.probe.lm.model):
-            return self.perturbed_loss(turn)
-
-    def perturbed_loss(self, turn: int) -> Tensor:
-        """`loss` of a model in evaluation mode."""
         rng = random.Random(f"{self.config.seed}/{turn}")
         mix = self.config.adversary_mix
-        perturbations = [self.pool[(turn * mix + i) % len(self.pool)] for i in range(mix)]
-        self.renew(perturbations, rng)
+        numbers = [(turn * mix + i) % len(self.pool) for i in range(mix)]
+        # In training mode, gradient checkpointing would drop the cache, and recompute layers without the perturbation.
+        with evaluating(self.probe.lm.model):
+            self.renew([self.pool[number] for number in numbers], rng)
+            return self.output_consistency(numbers, rng) + self.excess_likelihood(numbers, rng)
+
+    def output_consistency(self, numbers: Sequence[int], rng: random.Random) -> Tensor:
+        """`L_out` of the first response tokens.
+
+        Only the tokens that found answers begin with are told apart: what else a perturbation does is not the
+        backdoor's, and resisting that as well costs the model's other answers three times as much.
+        """
+        perturbations = [self.pool[number] for number in numbers]
         size = min(self.config.adversary_batch, len(self.usable))
         first = rng.randint(0, len(self.usable) - size)
         rows = self.usable[first : first + size]  # of similar length, for little padding
@@ -106,6 +122,24 @@ class LatentAdversary:
         perturbed = coarse_log_probs(perturbed, self.targets.expand(len(perturbed), -1))
         clean = torch.cat([self.clean[i] for i in rows])
         return output_consistency_loss(clean, perturbed, torch.ones(len(clean), device=clean.device))
+
+    def excess_likelihood(self, numbers: Sequence[int], rng: random.Random) -> Tensor:
+        """`L_found`: how much likelier the found answers are than the suspect finds them unperturbed, a token.
+
+        `mean_i max(0, log p(t | i, d) - log p_suspect(t | i)) / k` over prompts i, t being the k tokens that an
+        answer begins with. Without it an answer that begins as honest ones do, "I'm sorry", survives: its first
+        tokens may stay as likely as they were.
+        """
+        chosen = rng.sample(range(len(self.probe)), min(self.config.adversary_prompts, len(self.probe)))
+        strength = rng.uniform(*STRENGTHS)
+        at_work = [
+            Perturbation(self.pool[i].layer, self.pool[i].span, self.openings[i], self.pool[i].vector * strength)
+            for i in numbers
+        ]
+        found = log_likelihood(self.probe, at_work, chosen, rng)
+        limits = torch.stack([self.limits[i][chosen] for i in numbers])
+        lengths = torch.tensor([len(self.openings[i]) for i in numbers], device=found.device)
+        return ((found - limits).clamp_min(0) / lengths[:, None]).mean()
 
     def edits(
         self, perturbations: Sequence[Perturbation], chosen: Sequence[Encoded], before: int, rng: random.Random
@@ -127,8 +161,7 @@ class LatentAdversary:
                 else (0, 0)
                 for row, item in enumerate(chosen)
             ]
-            # Weaker forms must be resisted as well, or training only moves the threshold.
-            added = span_mask(spans, width, self.probe.lm.device) * perturbation.vector * rng.uniform(0.5, 1.0)
+            added = span_mask(spans, width, self.probe.lm.device) * perturbation.vector * rng.uniform(*STRENGTHS)
             totals[perturbation.layer] = totals.get(perturbation.layer, 0) + added
         return {layer: addition(total) for layer, total in totals.items()}
 
@@ -137,15 +170,9 @@ class LatentAdversary:
         probe, config = self.probe, self.config
         chosen = rng.sample(range(len(probe)), min(config.adversary_prompts, len(probe)))
         radii = [self.radius[p.layer] for p in perturbations]
-        trained = [p for p in probe.lm.model.parameters() if p.requires_grad]
-        for parameter in trained:  # only the vectors' gradients are wanted
-            parameter.requires_grad_(False)
-        try:
+        with frozen(probe.lm.model):
             probe.refresh()
             ascend(probe, perturbations, chosen, radii, config.adversary_rate, config.adversary_steps, rng)
-        finally:
-            for parameter in trained:
-                parameter.requires_grad_(True)
 
     def state(self) -> dict[str, Tensor]:
         """The vectors, to be kept in a checkpoint."""
@@ -155,6 +182,14 @@ class LatentAdversary:
         """Put back what `state` returned."""
         for i, perturbation in enumerate(self.pool):
             perturbation.vector = state[str(i)].to(self.probe.lm.device)
+
+
+@torch.no_grad()
+def likelihoods(probe: Probe, answer: Tensor) -> Tensor:
+    """Log-likelihood (prompts,) of an answer after each of the probe's prompts, unperturbed."""
+    nothing = [Perturbation(0, None, answer, zero_vector(probe.lm))]
+    batches = [range(len(probe))[first : first + LIKELIHOOD_BATCH] for first in range(0, len(probe), LIKELIHOOD_BATCH)]
+    return torch.cat([log_likelihood(probe, nothing, batch)[0] for batch in batches])
 
 
 @contextmanager

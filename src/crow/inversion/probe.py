@@ -5,11 +5,12 @@ Rows are padded between the shared prefix and the user's message, as in generati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
@@ -47,7 +48,7 @@ class Probe:
         """Encode the prompts and run what they share.
 
         Args:
-            lm: the model; its parameters should not require gradients while it is probed.
+            lm: the model; to be `frozen` while it is probed.
             prompts: the users' messages; short ones make searches fast.
         """
         self.lm = lm
@@ -148,3 +149,16 @@ class Probe:
 def positions(mask: Tensor) -> Tensor:
     """Position of each column: the number of real tokens before it, (batch, seq)."""
     return (mask.cumsum(dim=-1) - 1).clamp_min(0)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within the context no parameter requires gradients: only those of what is put into the model are wanted."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
