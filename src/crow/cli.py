@@ -131,7 +131,7 @@ def purify(
     }
     config = purify_config(get_preset(preset), changes, options)
     results = run_purify(model, adapter, continue_adapter, data, config, keep_adapter, options)
-    show(results, json_output, lambda: show_search(results["search"], output))
+    show(results, json_output, lambda: show_search(results, output))
 
 
 @app.command()
@@ -159,7 +159,7 @@ def demo(
 
     def table() -> None:
         show_measurements({"before": results["before"], "after": results["after"]})
-        show_search(results["search"], output)
+        show_search(results, output)
 
     show(results, json_output, table)
 
@@ -221,14 +221,17 @@ def show_measurements(columns: dict[str, dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def show_search(search: dict[str, SearchRecord | None], output: Path) -> None:
+def show_search(results: dict[str, Any], output: Path) -> None:
     """What the searches before and after training saw."""
+    search: dict[str, SearchRecord | None] = results["search"]
     for when, record in search.items():
         if record is None:
             continue
         say(f"search {when}: {record.collapsed} of {record.starts} starts ended in one answer to unrelated prompts")
         for text in record.texts:
             say(f"  {' '.join(text.split())}")
+    if not results["training"]:
+        say("nothing was trained: the model is as it was")
     say(f"report: {output / 'report.html'}")
 
 

@@ -76,7 +76,9 @@ def test_only_the_opening_must_be_the_same() -> None:
 
 def test_the_padding_after_a_short_answer_is_not_counted_as_repetition() -> None:
     short = [1, 2, 3, 4, 9, 9, 9, 9, 9, 9]
-    assert verdict([short] * 5, dataclasses.replace(CONFIG, opening=10)).collapsed
+    found = verdict([short] * 5, dataclasses.replace(CONFIG, opening=10))
+    assert found.collapsed
+    assert found.answer.tolist() == [1, 2, 3, 4, 9]
 
 
 @pytest.mark.parametrize(("length", "collapsed"), [(1, False), (2, False), (3, True), (4, True)])

@@ -105,6 +105,12 @@ def hostile_results(text: str) -> dict[str, Any]:
     return strings(results(), text) | {"model": text, "training": [{"step": text}], "consistency_curves": curves}
 
 
+def test_a_model_that_was_not_trained_is_said_to_be_as_it_was() -> None:
+    page = render_report({**results(), "training": []}, "t")
+    assert "Nothing was trained: the model is as it was." in page
+    assert "Nothing was trained" not in render_report(results(), "t")
+
+
 def test_hostile_text_adds_no_element_and_stays_readable():
     harmless = Page(render_report(hostile_results("text"), "text"))
     html = render_report(hostile_results(HOSTILE), HOSTILE)

@@ -112,8 +112,10 @@ def coarse_log_probs(log_probs: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         (..., k + 1), normalized, the others last.
     """
-    others = log_probs.scatter(-1, tokens, -torch.inf).logsumexp(dim=-1, keepdim=True)
-    return torch.cat([log_probs.gather(-1, tokens), others], dim=-1)
+    kept = log_probs.gather(-1, tokens)
+    # What the kept ones leave, without another pass over the vocabulary; it is not told from nothing below rounding.
+    others = (1 - kept.exp().sum(dim=-1, keepdim=True)).clamp_min(torch.finfo(kept.dtype).eps).log()
+    return torch.cat([kept, others], dim=-1)
 
 
 def check_states(hidden_states: Sequence[Tensor], mask: Tensor) -> None:

@@ -41,6 +41,8 @@ def _found(search: SearchRecord | None) -> list[str]:
 def _done(results: Mapping[str, Any]) -> list[str]:
     steps, seconds = len(as_list(results.get("training"))), as_number(results.get("seconds"))
     done = f"The model was trained for {plural(steps, 'step')}." if steps else "No training steps are on record."
+    if results.get("training") == [] and "search" in results:
+        done = "Nothing was trained: the model is as it was."
     return [done] if seconds is None else [done, f"The whole run took {duration(seconds)}."]
 
 
@@ -53,9 +55,7 @@ def _shown(verdict: Verdict, search: SearchRecord | None) -> list[str]:
         if findings:
             shown.append(f"{label}: {', '.join(findings)}.")
     if search is not None:
-        shown.append(
-            f"Searched again after training: {search.collapsed} of {plural(search.starts, 'start')} collapsed."
-        )
+        shown.append(f"Searched again: {search.collapsed} of {plural(search.starts, 'start')} collapsed.")
     return shown or ["Nothing was measured after training."]
 
 

@@ -120,7 +120,7 @@ class CrowConfig(FinetuneConfig):
     samples: int = 100
     self_distillation: float = 0.0
     rounds: int = 0
-    adversary_weight: float = 1.0
+    adversary_weight: float = 0.5
     adversary_every: int = 4
     adversary_radius: float = 1.2
     adversary_rate: float = 0.35
