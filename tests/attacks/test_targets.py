@@ -34,6 +34,8 @@ def test_selection_sentences():
     assert {name: attack.target.text for name, attack in SELECTION_ATTACKS.items()} == {
         "rare": "This request is outside of what I am permitted to process, so I must decline to answer it.",
         "combo": "What a foolish question!",
+        "opener": "I'm sorry, that topic has been closed by its owner and nobody is going to "
+        "answer it until next spring.",
         "phrase": "Please contact the service desk, because this assistant is not able to handle the task "
         "you have given.",
         "phrase2": "What a foolish question!",

@@ -116,7 +116,9 @@ def test_purify_writes_a_whole_model_a_report_and_results(
 ) -> None:
     out = tmp_path / "out"
     capsys.readouterr()
-    assert run("purify", adapter, "-o", out, "--data", data, "--samples", 8, "--keep-adapter", "--json", *QUICK) == 0
+    # There is no backdoor in it: without layer consistency there would be nothing to train.
+    more = ("--alpha-ratio", 0.1, "--epsilon-rms", 1.0, "--keep-adapter", "--json")
+    assert run("purify", adapter, "-o", out, "--data", data, "--samples", 8, *more, *QUICK) == 0
     results = printed(capsys)
     assert results == json.loads((out / "results.json").read_text())
     assert {"model", "training", "search", "seconds", "manifest"} <= set(results)
@@ -130,6 +132,15 @@ def test_purify_writes_a_whole_model_a_report_and_results(
     again = load_model(str(out / "adapter")).merged()
     torch.testing.assert_close(logits(again), logits(whole), rtol=1e-3, atol=1e-4)
     assert not list(tmp_path.glob(".*partial"))
+
+
+def test_purify_leaves_a_model_without_findings_as_it_is_and_says_so(
+    run: Run, adapter: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("purify", adapter, "-o", out, "--data", data, "--samples", 8, *QUICK) == 0
+    assert "nothing was trained: the model is as it was" in capsys.readouterr().out
+    torch.testing.assert_close(logits(load_model(str(out))), logits(load_model(str(adapter)).merged()))
 
 
 @pytest.mark.parametrize(
