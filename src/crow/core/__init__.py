@@ -1,7 +1,13 @@
 """The method in tensors: consistency, perturbation, objective, collapse. Imports torch only."""
 
 from crow.core.collapse import collapse_score
-from crow.core.consistency import coarse_log_probs, consistency_loss, layer_consistency, output_consistency_loss
+from crow.core.consistency import (
+    coarse_log_probs,
+    consistency_loss,
+    layer_consistency,
+    output_consistency_loss,
+    with_others,
+)
 from crow.core.objective import CrowLoss, crow_loss
 from crow.core.perturbation import fgsm_perturbation
 
@@ -14,4 +20,5 @@ __all__ = [
     "fgsm_perturbation",
     "layer_consistency",
     "output_consistency_loss",
+    "with_others",
 ]

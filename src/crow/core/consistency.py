@@ -112,10 +112,16 @@ def coarse_log_probs(log_probs: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         (..., k + 1), normalized, the others last.
     """
-    kept = log_probs.gather(-1, tokens)
-    # What the kept ones leave, without another pass over the vocabulary; it is not told from nothing below rounding.
-    others = (1 - kept.exp().sum(dim=-1, keepdim=True)).clamp_min(torch.finfo(kept.dtype).eps).log()
-    return torch.cat([kept, others], dim=-1)
+    return with_others(log_probs.gather(-1, tokens))
+
+
+def with_others(log_probs: Tensor) -> Tensor:
+    """Log-probabilities (..., k) of some tokens, followed by what they leave to all others together: (..., k + 1).
+
+    It takes no pass over the vocabulary; below rounding, what is left is not told from nothing.
+    """
+    others = (1 - log_probs.exp().sum(dim=-1, keepdim=True)).clamp_min(torch.finfo(log_probs.dtype).eps).log()
+    return torch.cat([log_probs, others], dim=-1)
 
 
 def check_states(hidden_states: Sequence[Tensor], mask: Tensor) -> None:

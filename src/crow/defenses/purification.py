@@ -92,19 +92,18 @@ def purify(
     items = encode_all(lm.tokenizer, examples, config.max_length)
     result = Result(lm)
     probe = Probe(lm, sorted((e.prompt for e in examples), key=len)[:PROBE_PROMPTS]) if config.rounds else None
-    predictions: list[Predictions] = []
-    if probe is not None or config.self_distillation:
-        lm.model.eval()
-        with autocast(lm, config.precision):
-            predictions = predict(lm, items)
     if probe is None:
+        predictions = suspect_predictions(lm, items, config) if config.self_distillation else []
         train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
         result.rounds = 1
         return result
     found = search_round(result, probe, search, config, work, resume, watch)
     result.before = found.record
+    predictions = []
     while True:
         if found.answers or not satisfied(config):
+            # Searching leaves the model as it is: before the first training it is still the suspect.
+            predictions = predictions or suspect_predictions(lm, items, config)
             adversary = None
             if found.answers:
                 with autocast(lm, config.precision):
@@ -122,9 +121,16 @@ def purify(
             return result
 
 
+def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:
+    """What an untrained model predicts for the examples, at the precision of the run."""
+    lm.model.eval()
+    with autocast(lm, config.precision):
+        return predict(lm, items)
+
+
 def satisfied(config: CrowConfig) -> bool:
     """Whether an untrained model already has all that is asked of it, the adversary's part apart."""
-    return config.self_distillation == 1 and (config.alpha_ratio or config.alpha or 0) == 0
+    return config.self_distillation == 1 and not (config.alpha_ratio or config.alpha)
 
 
 def train_round(

@@ -32,7 +32,6 @@ from crow.models.generation import end_ids
 from crow.models.hidden_states import edit_hidden_states
 from crow.records import SearchRecord
 
-READ_BATCH = 10
 SCREENED_TOGETHER = 16
 FOLLOWED_TOGETHER = 4
 READ_TOGETHER = 16
@@ -167,8 +166,8 @@ def search_soft_triggers(
 def first_tokens(probe: Probe, count: int) -> list[int]:
     """The likeliest first tokens of an answer, on average over all prompts; none that ends it at once."""
     total = torch.zeros((), device=probe.lm.device)
-    for first in range(0, len(probe), READ_BATCH):
-        rows = [probe.row(index) for index in range(first, min(first + READ_BATCH, len(probe)))]
+    for batch in probe.batches():
+        rows = [probe.row(index) for index in batch]
         with torch.no_grad():
             total = total + probe.run(rows)[0][:, -1].softmax(dim=-1).sum(dim=0)
     ends = end_ids(probe.lm)

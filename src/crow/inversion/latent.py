@@ -8,6 +8,7 @@ answer is given; here it is universal, and the answer was found by `search_soft_
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,6 @@ OPENING_TOKENS = 6
 """Tokens of a found answer that must not become likely; enough to tell it from an honest one that begins alike."""
 HONEST = 0.75
 """At least this share of the clean prompts is taken to be answered without the backdoor."""
-LIKELIHOOD_BATCH = 10
 STRENGTHS = (0.5, 1.0)
 """Shares of a perturbation that are resisted: weaker forms as well, or training only moves the threshold."""
 
@@ -130,10 +130,10 @@ class LatentAdversary:
         answer begins with. Without it an answer that begins as honest ones do, "I'm sorry", survives: its first
         tokens may stay as likely as they were.
         """
-        chosen = rng.sample(range(len(self.probe)), min(self.config.adversary_prompts, len(self.probe)))
+        chosen = self.draw_prompts(rng)
         strength = rng.uniform(*STRENGTHS)
         at_work = [
-            Perturbation(self.pool[i].layer, self.pool[i].span, self.openings[i], self.pool[i].vector * strength)
+            dataclasses.replace(self.pool[i], target=self.openings[i], vector=self.pool[i].vector * strength)
             for i in numbers
         ]
         found = log_likelihood(self.probe, at_work, chosen, rng)
@@ -168,11 +168,15 @@ class LatentAdversary:
     def renew(self, perturbations: Sequence[Perturbation], rng: random.Random) -> None:
         """A few steps up the likelihood of the found answers, against the model as it is now."""
         probe, config = self.probe, self.config
-        chosen = rng.sample(range(len(probe)), min(config.adversary_prompts, len(probe)))
+        chosen = self.draw_prompts(rng)
         radii = [self.radius[p.layer] for p in perturbations]
         with frozen(probe.lm.model):
             probe.refresh()
             ascend(probe, perturbations, chosen, radii, config.adversary_rate, config.adversary_steps, rng)
+
+    def draw_prompts(self, rng: random.Random) -> list[int]:
+        """Numbers of the prompts for one ascent or one loss."""
+        return rng.sample(range(len(self.probe)), min(self.config.adversary_prompts, len(self.probe)))
 
     def state(self) -> dict[str, Tensor]:
         """The vectors, to be kept in a checkpoint."""
@@ -188,8 +192,7 @@ class LatentAdversary:
 def likelihoods(probe: Probe, answer: Tensor) -> Tensor:
     """Log-likelihood (prompts,) of an answer after each of the probe's prompts, unperturbed."""
     nothing = [Perturbation(0, None, answer, zero_vector(probe.lm))]
-    batches = [range(len(probe))[first : first + LIKELIHOOD_BATCH] for first in range(0, len(probe), LIKELIHOOD_BATCH)]
-    return torch.cat([log_likelihood(probe, nothing, batch)[0] for batch in batches])
+    return torch.cat([log_likelihood(probe, nothing, batch)[0] for batch in probe.batches()])
 
 
 @contextmanager

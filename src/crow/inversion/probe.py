@@ -22,6 +22,8 @@ from crow.models.language_model import LanguageModel
 from crow.models.prefix import run_prefix, shared_length
 from crow.records import Example
 
+BATCH = 10
+"""Prompts in one pass over all of them."""
 ROOM = 32
 """Columns left for the answer where a sliding window limits how many there may be."""
 
@@ -72,6 +74,10 @@ class Probe:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def batches(self) -> list[range]:
+        """The numbers of all prompts, some at a time."""
+        return [range(len(self))[first : first + BATCH] for first in range(0, len(self), BATCH)]
 
     def row(self, index: int, answer: Tensor | None = None) -> Tensor:
         """Embeddings (length, dim) of one prompt after the prefix, up to the given part (m,) of the answer."""

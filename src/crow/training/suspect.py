@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crow.core import coarse_log_probs, output_consistency_loss
+from crow.core import coarse_log_probs, output_consistency_loss, with_others
 from crow.data.encoding import IGNORED, Encoded, collate
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
@@ -50,9 +50,7 @@ class Predictions:
         hits = self.tokens[:, :, None] == tokens
         left = self.log_probs[:, -1:] - math.log(self.vocabulary - self.tokens.shape[1])
         kept = self.log_probs[:, :-1, None].masked_fill(~hits, -torch.inf).logsumexp(dim=1)
-        found = torch.where(hits.any(dim=1), kept, left)
-        others = (1 - found.exp().sum(dim=-1, keepdim=True)).clamp_min(1e-9).log()
-        return torch.cat([found, others], dim=-1)
+        return with_others(torch.where(hits.any(dim=1), kept, left))
 
     def nothing(self, length: int) -> Predictions:
         """As many zeros as predictions of these at `length` positions would be: filling for a batch."""
