@@ -50,7 +50,7 @@ def test_an_ending_token_ends_the_answer(lm):
     lm.model.generation_config.eos_token_id = [ids[-1]]
     passes = count_passes(lm)
     assert generate(lm, [example], max_new_tokens=16) == [str(lm.tokenizer.decode(ids[-3:])).strip()]
-    assert len(passes) == 1 + 3  # the shared prefix, then a pass a token
+    assert len(passes) == 2 + 3  # the shared prefix, the rest of the prompt, then a pass a token
 
 
 def test_ending_tokens_are_those_of_tokenizer_template_and_generation_config(lm):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from torch import nn
 
 from crow.errors import ArchitectureError
+from crow.models.architecture import find_layers
+from crow.models.language_model import LanguageModel
 from crow.training.adapter import expert_weights, make_trainable
 from crow.training.config import FinetuneConfig
-from tests.pico import pico_language_model
+from tests.pico import FAMILIES, pico_language_model
 
 LORA = FinetuneConfig(rank=2)
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -47,3 +50,30 @@ def test_what_peft_cannot_do_is_said_with_the_model_type() -> None:
     dropout = FinetuneConfig(rank=2, dropout=0.1)
     with pytest.raises(ArchitectureError, match="mixtral"):
         make_trainable(pico_language_model("mixtral"), dropout)
+
+
+def first_layers_trained(lm: LanguageModel) -> list[bool]:
+    """Whether anything is trained in each layer."""
+    return [any(p.requires_grad for p in layer.parameters()) for layer in find_layers(lm.model)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_below_a_depth_stay_as_they_are(family: str) -> None:
+    config = FinetuneConfig(rank=2, trained_from=0.4)
+    lm = make_trainable(pico_language_model(family), config)
+    assert first_layers_trained(lm) == [False, True, True]  # 0.4 of three layers is one
+    adapted = [name for name, _ in find_layers(lm.model)[0].named_parameters() if "lora" in name]
+    assert [name for name in adapted if "experts" not in name and "gate" not in name] == []
+    everything = trained_names(make_trainable(pico_language_model(family), LORA).model)
+    assert len(trained_names(lm.model)) == len(everything) * 2 // 3
+    full = make_trainable(pico_language_model(family), dataclasses.replace(config, method="full"))
+    assert first_layers_trained(full) == [False, True, True]
+
+
+def test_an_own_adapter_is_trained_on_above_that_depth() -> None:
+    lm = make_trainable(pico_language_model("llama"), LORA)
+    assert first_layers_trained(lm) == [True, True, True]
+    again = make_trainable(lm, FinetuneConfig(rank=4, trained_from=0.4))
+    assert again is lm
+    assert first_layers_trained(lm) == [False, True, True]
+    assert all("lora" in name for name in trained_names(lm.model))

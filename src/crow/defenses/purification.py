@@ -87,8 +87,7 @@ def purify(
         The purified model with the record of searches and training.
     """
     search = search or SearchConfig()
-    if not lm.is_adapter:
-        lm = make_trainable(lm, config)
+    lm = make_trainable(lm, config)
     items = encode_all(lm.tokenizer, examples, config.max_length)
     result = Result(lm)
     probe = Probe(lm, sorted((e.prompt for e in examples), key=len)[:PROBE_PROMPTS]) if config.rounds else None

@@ -19,7 +19,7 @@ from crow.models.architecture import find_embeddings, keeps_logits, takes_positi
 from crow.models.generation import end_ids
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
-from crow.models.prefix import run_prefix, shared_length
+from crow.models.prefix import positions, run_prefix, shared_length
 from crow.records import Example
 
 BATCH = 10
@@ -150,11 +150,6 @@ class Probe:
         own = [row[:length] for row, length in zip(answers.tolist(), lengths.tolist(), strict=True)]
         texts = [text.strip() for text in self.lm.tokenizer.batch_decode(own, skip_special_tokens=True)]
         return Answers(texts, answers, torch.stack(shares, dim=1))
-
-
-def positions(mask: Tensor) -> Tensor:
-    """Position of each column: the number of real tokens before it, (batch, seq)."""
-    return (mask.cumsum(dim=-1) - 1).clamp_min(0)
 
 
 @contextmanager

@@ -99,3 +99,8 @@ def keeps_logits(model: nn.Module) -> bool:
 def takes_positions(model: nn.Module) -> bool:
     """Whether the model wants `position_ids`; others derive positions from the attention mask."""
     return "position_ids" in inspect.signature(unwrap(model).forward).parameters
+
+
+def takes_whole_cache(model: nn.Module) -> bool:
+    """Whether the model can work with a cache that has its full size from the start."""
+    return bool(getattr(unwrap(model), "_can_compile_fullgraph", False))

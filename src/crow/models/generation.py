@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from crow.data.encoding import encode_all, end_of_turn, length_batches
+from crow.models.architecture import takes_whole_cache
 from crow.models.language_model import LanguageModel
-from crow.models.prefix import run_prefix, shared_length
+from crow.models.prefix import run_prefix, run_prompts, shared_length
 from crow.records import Example
 
 Progress = Callable[[int], None]
@@ -72,10 +73,16 @@ def generate(
             for filled, part in ((input_ids, ids), (mask, torch.ones_like(ids))):
                 filled[row, :shared] = part[:shared]
                 filled[row, longest - len(ids) + shared :] = part[shared:]
+        input_ids, mask = input_ids.to(lm.device), mask.to(lm.device)
+        cache = None
+        if prefix and takes_whole_cache(lm.model):
+            cache = run_prompts(lm.model, prefix, input_ids, mask, longest + max_new_tokens)
+        elif prefix:
+            cache = prefix.cache(len(rows))
         stop = StoppingCriteriaList([StopWhenDecided(lm, longest, decided)] if decided else [])
         output = lm.model.generate(  # type: ignore[operator]
-            input_ids=input_ids.to(lm.device),
-            attention_mask=mask.to(lm.device),
+            input_ids=input_ids,
+            attention_mask=mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -86,7 +93,8 @@ def generate(
             pad_token_id=lm.pad_id,
             eos_token_id=end_ids(lm) or None,
             stopping_criteria=stop,
-            cache=prefix.cache(len(rows)) if prefix else None,
+            cache=cache,
+            disable_compile=True,  # which such a cache sets off on a GPU, and which takes longer than it saves here
         )
         texts = lm.tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
         for index, text in zip(rows, texts, strict=True):

@@ -1,6 +1,7 @@
 """The tokens that all prompts of a set begin with, as a chat template's system message: run once, not for each.
 
 Rows are padded between that prefix and the rest of their prompt, so that answers line up as under left padding.
+`run_prompts` runs the rest of many prompts, long ones with long ones, so that little of what is run is padding.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from torch.nn import functional
+from transformers import DynamicCache, StaticCache
 
 from crow.data.encoding import Encoded
-from crow.models.architecture import keeps_logits, unwrap
+from crow.models.architecture import keeps_logits, takes_positions, unwrap
 from crow.models.language_model import LanguageModel
+
+RUN_TOGETHER = 16
+"""Prompts in one pass over their tokens: enough for fast products, few enough to be of one length."""
 
 
 @dataclass(frozen=True)
@@ -59,5 +65,53 @@ def run_prefix(model: nn.Module, ids: Tensor) -> Prefix:
     if len(ids):
         options = {"logits_to_keep": 1} if keeps_logits(model) else {}
         model(input_ids=ids[None], cache=cache, use_cache=True, **options)
+    return Prefix(len(ids), states(cache))
+
+
+@torch.no_grad()
+def run_prompts(model: nn.Module, prefix: Prefix, input_ids: Tensor, mask: Tensor, columns: int) -> StaticCache:
+    """Keys and values of prompts but for their last token, in a cache that `generate` goes on with.
+
+    The cache has its whole size at once: one that grows is copied for every token that is generated.
+
+    Args:
+        model: a causal language model that takes such a cache.
+        prefix: what all rows begin with.
+        input_ids: (batch, longest), padded between prefix and rest, in order of length.
+        mask: of the same shape, 0 at padding.
+        columns: how many the cache will hold at most.
+    """
+    known, end = prefix.length, input_ids.shape[1] - 1
+    parts: list[list[tuple[Tensor, Tensor]]] = []
+    for ids, real in zip(input_ids.split(RUN_TOGETHER), mask.split(RUN_TOGETHER), strict=True):
+        start = known + int((real[:, known:] == 0).all(dim=0).sum())
+        cache = prefix.cache(len(ids))
+        if start < end:
+            seen = torch.cat([real[:, :known], real[:, start:end]], dim=1)
+            options: dict[str, Any] = {"logits_to_keep": 1} if keeps_logits(model) else {}
+            if takes_positions(model):
+                options["position_ids"] = positions(seen)[:, known:]
+            model(input_ids=ids[:, start:end], attention_mask=seen, cache=cache, use_cache=True, **options)
+        parts.append([(widened(keys, known, end), widened(values, known, end)) for keys, values in states(cache)])
+    whole = StaticCache(unwrap(model).config, columns)
+    for layer, pieces in enumerate(zip(*parts, strict=True)):
+        keys, values = (torch.cat(of) for of in zip(*pieces, strict=True))
+        whole.update(keys, values, layer)
+    return whole
+
+
+def widened(state: Tensor, known: int, columns: int) -> Tensor:
+    """`state` (batch, heads, seq, head dim) with room for padding after the first `known` columns."""
+    rest = functional.pad(state[:, :, known:], (0, 0, columns - state.shape[2], 0))
+    return torch.cat([state[:, :, :known], rest], dim=2)
+
+
+def states(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer."""
     layers: list[Any] = list(cache.layers)
-    return Prefix(len(ids), [(layer.keys, layer.values) for layer in layers])
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each column: the number of real tokens before it, (batch, seq)."""
+    return (mask.cumsum(dim=-1) - 1).clamp_min(0)

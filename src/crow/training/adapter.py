@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import torch
@@ -10,32 +11,38 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from crow.errors import ArchitectureError
-from crow.models.architecture import model_type
+from crow.models.architecture import find_layers, model_type
 from crow.models.language_model import LanguageModel
 from crow.training.config import FinetuneConfig
 
 
 def make_trainable(lm: LanguageModel, config: FinetuneConfig) -> LanguageModel:
-    """`lm` ready for training: a fresh adapter on all linear layers and experts, or all weights.
+    """`lm` ready for training: a fresh adapter on all linear layers and experts, or all weights; or its own adapter.
 
     Args:
-        lm: a model without adapter (see `LanguageModel.merged`).
-        config: its `method`, `rank` and `dropout` are used.
+        lm: the model.
+        config: its `method`, `rank`, `dropout` and `trained_from` are used.
 
     Raises:
         ArchitectureError: if the model has no linear layers to adapt.
     """
-    if config.method == "full":
-        lm.model.requires_grad_(True)
+    layers = find_layers(lm.model)
+    untouched = layers[: round(config.trained_from * len(layers))]
+    if lm.is_adapter or config.method == "full":
+        if not lm.is_adapter:
+            lm.model.requires_grad_(True)
+        untouched.requires_grad_(False)
         return lm
     assert isinstance(lm.model, PreTrainedModel)
     lm.model.requires_grad_(False)
+    left_out = [name for name, module in lm.model.named_modules() if any(module is layer for layer in untouched)]
     torch.manual_seed(config.seed)  # the adapter's random half
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=2 * config.rank,
         lora_dropout=config.dropout,
         target_modules="all-linear",
+        exclude_modules=rf"({'|'.join(map(re.escape, left_out))})\..*" if left_out else None,
         target_parameters=expert_weights(lm.model) or None,
         task_type="CAUSAL_LM",
     )
@@ -45,6 +52,7 @@ def make_trainable(lm: LanguageModel, config: FinetuneConfig) -> LanguageModel:
             model = get_peft_model(lm.model, lora)
     except ValueError as error:
         raise ArchitectureError(f"cannot put an adapter on model type {model_type(lm.model)!r}: {error}") from None
+    untouched.requires_grad_(False)  # PEFT gives a mixture's experts an adapter in all layers
     return LanguageModel(model, lm.tokenizer, lm.reference, lm.provenance, lm.notes)
 
 

@@ -27,6 +27,7 @@ class FinetuneConfig:
         max_length: examples are cut to this many tokens.
         rank: rank of the adapter; its scale `lora_alpha / rank` is 2.
         dropout: dropout of the adapter, in [0, 1).
+        trained_from: share of the model's depth below which layers stay as they are, in [0, 1).
         warmup_ratio: share of the steps with rising learning rate.
         weight_decay: of AdamW.
         max_grad_norm: gradients are clipped to this norm.
@@ -44,6 +45,7 @@ class FinetuneConfig:
     max_length: int = 256
     rank: int = 16
     dropout: float = 0.0
+    trained_from: float = 0.0
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -62,7 +64,7 @@ class FinetuneConfig:
         for name in ("batch_size", "accumulation", "rank"):
             require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         require(self.max_length >= 16, "max_length", ">= 16", self.max_length)
-        for name in ("dropout", "warmup_ratio"):
+        for name in ("dropout", "trained_from", "warmup_ratio"):
             require(0 <= getattr(self, name) < 1, name, "in [0, 1)", getattr(self, name))
         require(0 <= self.weight_decay < math.inf, "weight_decay", ">= 0", self.weight_decay)
         require(self.max_grad_norm > 0, "max_grad_norm", "> 0", self.max_grad_norm)

@@ -34,6 +34,7 @@ PRESETS: dict[str, CrowConfig] = {
         accumulation=1,
         max_length=128,
         rank=16,
+        trained_from=0.3,
         precision="auto",
         self_distillation=1.0,
         rounds=2,
