@@ -33,6 +33,19 @@ def test_it_is_the_equation(seed: int) -> None:
     assert output_consistency_loss(clean, perturbed, mask).item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
 
 
+@given(seeds, st.floats(0.5, 4))
+def test_a_weight_counts_a_position_so_many_times(seed: int, weight: float) -> None:
+    clean, perturbed, mask = distributions(seed)
+    weights = mask.double()
+    weights[0, 0] = weight
+    single = torch.zeros_like(weights)
+    single[0, 0] = 1
+    rest = mask - single
+    parts = weight * output_consistency_loss(clean, perturbed, single)
+    parts = parts + rest.sum() * output_consistency_loss(clean, perturbed, rest)
+    torch.testing.assert_close(output_consistency_loss(clean, perturbed, weights) * weights.sum(), parts)
+
+
 @given(seeds, st.floats(0.1, 5))
 def test_it_is_positive_unless_the_outputs_agree(seed: int, spread: float) -> None:
     clean, perturbed, mask = distributions(seed, spread)

@@ -196,6 +196,14 @@ def test_found_answers_may_be_as_likely_as_the_suspect_finds_them(monkeypatch: p
     assert {len(enemy.openings[number]) for number in everywhere} == {5, 2}
 
 
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_the_found_answer_has_its_own_weight(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    enemy = adversary(adapted(), dataclasses.replace(CONFIG, found_weight=weight))
+    monkeypatch.setattr(enemy, "output_consistency", lambda *_: torch.tensor(0.5))
+    monkeypatch.setattr(enemy, "excess_likelihood", lambda *_: torch.tensor(0.25))
+    assert float(enemy.loss(0)) == 0.5 + 0.25 * weight
+
+
 def test_the_model_to_agree_with_is_the_suspect_and_not_the_model_in_training() -> None:
     lm = adapted()
     enemy = adversary(lm, dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES)))

@@ -106,10 +106,10 @@ def test_examples_answered_with_a_found_sentence_are_not_trusted() -> None:
     assert trustworthy(predictions, []) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("share", [0.25, 1.0])
-def test_the_clean_term_is_the_mixture_of_both_targets(share: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("share", "opening"), [(0.25, 1.0), (1.0, 1.0), (1.0, 4.0)])
+def test_the_clean_term_is_the_mixture_of_both_targets(share: float, opening: float, tmp_path: Path) -> None:
     """Against one pass for each example; the second has no predictions and is learnt from its response alone."""
-    config = dataclasses.replace(CONFIG, self_distillation=share)
+    config = dataclasses.replace(CONFIG, self_distillation=share, opening_weight=opening, adversary_tokens=2)
     lm, other = pico_language_model("llama"), pico_language_model("llama", seed=1)
     items = encode_all(lm.tokenizer, EXAMPLES)
     known = {item: row for i, (item, row) in enumerate(zip(items, predict(other, items, 4), strict=True)) if i != 1}
@@ -119,7 +119,8 @@ def test_the_clean_term_is_the_mixture_of_both_targets(share: float, tmp_path: P
     for i, (example, item) in enumerate(zip(EXAMPLES, items, strict=True)):
         mine, kept = alone(lm, example), alone(other, example)
         reference = -mine.gather(-1, torch.tensor(item.response_ids)[:, None]).sum()
-        divergence = functional.kl_div(mine, kept, reduction="sum", log_target=True)
+        divergences = functional.kl_div(mine, kept, reduction="none", log_target=True).sum(dim=-1)
+        divergence = opening * divergences[:2].sum() + divergences[2:].sum()
         weight = share if i != 1 else 0.0
         total += float((1 - weight) * reference + weight * divergence)
         count += len(item.response_ids)

@@ -78,8 +78,8 @@ def consistency_loss(
     return torch.stack(terms).mean()
 
 
-def output_consistency_loss(clean_log_probs: Tensor, log_probs: Tensor, mask: Tensor) -> Tensor:
-    """`L_out`: the mean of `KL(p_clean || p)` over the positions that count.
+def output_consistency_loss(clean_log_probs: Tensor, log_probs: Tensor, weights: Tensor) -> Tensor:
+    """`L_out`: the mean of `KL(p_clean || p)` over the positions, each with its weight.
 
     What `consistency_loss` asks of layers, this asks of outputs: the perturbed model should predict what the
     unperturbed one does (virtual adversarial training, Miyato et al., arXiv 1704.03976, has the same divergence).
@@ -87,17 +87,17 @@ def output_consistency_loss(clean_log_probs: Tensor, log_probs: Tensor, mask: Te
     Args:
         clean_log_probs: (batch, seq, vocab), log-probabilities without perturbation.
         log_probs: (batch, seq, vocab), with it.
-        mask: (batch, seq), non-zero at positions that count.
+        weights: (batch, seq), >= 0; 0 at positions that do not count. A mask is a case of it.
 
     Returns:
-        A scalar in [0, inf); 0 where the mask is empty.
+        A scalar in [0, inf); 0 where no position counts.
     """
     probs = clean_log_probs.exp()
     # A token of probability zero adds nothing; taken out before the product, which would be 0 * inf.
     gap = torch.where(probs > 0, clean_log_probs - log_probs, 0)
     divergence = (probs * gap).sum(dim=-1)
-    counted = mask != 0
-    return divergence.masked_fill(~counted, 0).sum() / counted.sum().clamp_min(1)
+    total = weights.sum()
+    return (divergence.masked_fill(weights == 0, 0) * weights).sum() / torch.where(total > 0, total, 1)
 
 
 def coarse_log_probs(log_probs: Tensor, tokens: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class LatentAdversary:
         self.limits = [found for found in limits for _ in layers for _ in SPANS]
 
     def loss(self, turn: int) -> Tensor:
-        """`L_out + L_found` under the perturbations whose turn it is.
+        """`L_out + gamma L_found` under the perturbations whose turn it is, gamma being `found_weight`.
 
         Args:
             turn: number of the adversary's turn; with the seed it determines all choices.
@@ -102,7 +102,8 @@ class LatentAdversary:
         # In training mode, gradient checkpointing would drop the cache, and recompute layers without the perturbation.
         with evaluating(self.probe.lm.model):
             self.renew([self.pool[number] for number in numbers], rng)
-            return self.output_consistency(numbers, rng) + self.excess_likelihood(numbers, rng)
+            consistency = self.output_consistency(numbers, rng)
+            return consistency + self.config.found_weight * self.excess_likelihood(numbers, rng)
 
     def output_consistency(self, numbers: Sequence[int], rng: random.Random) -> Tensor:
         """`L_out` of the first response tokens.

@@ -119,7 +119,10 @@ class CrowTrainer(ResponseTrainer):
         return batch
 
     def answer_loss(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
-        """`(1 - s) CE(response) + s KL(suspect || model)`, s being `self_distillation` where predictions are known."""
+        """`(1 - s) CE(response) + s w KL(suspect || model)`, s being `self_distillation` where predictions are known.
+
+        w is `opening_weight` for the first tokens of a response, 1 for the others.
+        """
         if "suspect_tokens" not in inputs:
             return super().answer_loss(model, inputs, n_tokens)
         logits, targets = response_logits(model, inputs)
@@ -127,8 +130,11 @@ class CrowTrainer(ResponseTrainer):
         log_probs = logits[labelled].log_softmax(dim=-1)
         known, kept = inputs["suspect_known"], inputs["suspect_log_probs"]
         present = coarse_log_probs(log_probs, inputs["suspect_tokens"])
-        agreement = output_consistency_loss(kept, present, known) * known.sum()
-        share = self.crow_config.self_distillation
+        config = self.crow_config
+        opening = (labelled.cumsum(dim=1) <= config.adversary_tokens)[labelled]
+        weights = known * torch.where(opening, config.opening_weight, 1.0)
+        agreement = output_consistency_loss(kept, present, weights) * weights.sum()
+        share = config.self_distillation
         reference = -log_probs.gather(-1, targets[labelled][:, None])[:, 0]
         count = n_tokens if n_tokens is not None else len(known)
         self.record(language_modeling=reference.sum() / count, self_distillation=agreement / count)
