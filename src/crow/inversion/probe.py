@@ -15,11 +15,11 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from crow.data.encoding import encode_all
-from crow.models.architecture import find_embeddings, keeps_logits, takes_positions
+from crow.models.architecture import find_embeddings, takes_positions
 from crow.models.generation import end_ids
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
-from crow.models.prefix import positions, run_prefix, shared_length
+from crow.models.prefix import pass_options, positions, run_prefix, shared_length
 from crow.records import Example
 
 BATCH = 10
@@ -99,9 +99,7 @@ class Probe:
         mask = torch.ones(batch, known + longest, dtype=torch.long, device=embeddings.device)
         mask[:, known:] = (columns >= padding[:, None]).long()
         cache = self.prefix.cache(batch)
-        options = {"position_ids": positions(mask)[:, known:]} if takes_positions(self.lm.model) else {}
-        if keeps_logits(self.lm.model):
-            options["logits_to_keep"] = keep  # type: ignore[assignment]
+        options = pass_options(self.lm.model, mask, known, keep)
         output = self.lm.model(inputs_embeds=embeddings, attention_mask=mask, cache=cache, use_cache=True, **options)
         return output.logits[:, -keep:].float(), cache, mask
 

@@ -88,9 +88,7 @@ def run_prompts(model: nn.Module, prefix: Prefix, input_ids: Tensor, mask: Tenso
         cache = prefix.cache(len(ids))
         if start < end:
             seen = torch.cat([real[:, :known], real[:, start:end]], dim=1)
-            options: dict[str, Any] = {"logits_to_keep": 1} if keeps_logits(model) else {}
-            if takes_positions(model):
-                options["position_ids"] = positions(seen)[:, known:]
+            options = pass_options(model, seen, known)
             model(input_ids=ids[:, start:end], attention_mask=seen, cache=cache, use_cache=True, **options)
         parts.append([(widened(keys, known, end), widened(values, known, end)) for keys, values in states(cache)])
     whole = StaticCache(unwrap(model).config, columns)
@@ -110,6 +108,14 @@ def states(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer."""
     layers: list[Any] = list(cache.layers)
     return [(layer.keys, layer.values) for layer in layers]
+
+
+def pass_options(model: nn.Module, mask: Tensor, known: int, keep: int = 1) -> dict[str, Any]:
+    """What a pass over the columns from `known` on is given where the model takes it: positions, logits to keep."""
+    options: dict[str, Any] = {"position_ids": positions(mask)[:, known:]} if takes_positions(model) else {}
+    if keeps_logits(model):
+        options["logits_to_keep"] = keep
+    return options
 
 
 def positions(mask: Tensor) -> Tensor:
