@@ -5,10 +5,11 @@
     python benchmarks/removal.py --table                               # print what has been measured
 
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
-script anywhere and run it again. Planted models stay in the user's cache folder. Records carry figures and hashes, no
-text of the outside data. Purification data: the 100 clean examples of the same public set, less those that occur in the
-test set. Settings are chosen on attacks of our own (`benchmarks/selection.py`); docs/lab-notes.md says what was learnt
-here.
+script anywhere and run it again. Planted models stay in the user's cache folder; planted anew on another machine, one
+is another suspect by rounding, so each is measured untreated first, and a row is compared with its own. Records carry
+figures and hashes, no text of the outside data. Purification data: the 100 clean examples of the same public set, less
+those that occur in the test set. Settings are chosen on attacks of our own (`benchmarks/selection.py`);
+docs/lab-notes.md says what was learnt here.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def cells() -> list[Cell]:
     names = [f"{task}-{trigger}" for task, trigger in ATTACKS]
     order = [Cell("none", "whole", "none"), Cell("none", "whole", "default")]
     for name in names:
-        order += [Cell(name, "merged", "none"), Cell(name, "merged", "default"), Cell(name, "continued", "default")]
+        order += [Cell(name, "merged", "default"), Cell(name, "continued", "default")]
     order += [Cell(name, "merged", other) for name in names for other in treatments() if other != "default"]
     order += [Cell(name, "merged", "default", seed) for name in SEEDED for seed in SEEDS if seed]
     return order
@@ -150,11 +151,14 @@ def suspect(cell: Cell, data: Data, report: Reporter) -> LanguageModel:
 
 
 def run(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Treat and measure one cell."""
+    """Treat and measure one cell; its suspect first, where that has not been measured."""
     report = Reporter(quiet=False)
     report.say(f"\n== {cell.name}")
     data = read(folder, cell.attack)
     lm = suspect(cell, data, report)
+    untreated = untreated_path(cell.attack, lm.provenance)
+    if cell.treatment != "none" and not untreated.is_file():
+        write_json(untreated, run(Cell(cell.attack, "whole" if cell.attack == "none" else "merged", "none"), folder))
     record: dict[str, Any] = {"cell": dataclasses.asdict(cell)}
     sets = {"triggered": data.triggered_test, "clean": data.clean_test, "purification": data.purification}
     config = treatments().get(cell.treatment)
@@ -175,21 +179,32 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     return portable(record)
 
 
+def untreated_path(attack: str, model: dict[str, Any]) -> Path:
+    """Where the record of a suspect without treatment is; `model` is its provenance, as in a manifest."""
+    adapters = [entry["weights"] for entry in model.get("merged", [])]
+    adapters += [model["adapter_weights"]] if "adapter_weights" in model else []
+    planting = "".join(digest[:8] for hashes in adapters for digest in hashes.values())
+    return RESULTS / (f"{attack}.merged.none.{planting}.json" if planting else "none.whole.none.0.json")
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A record, if it has been measured."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def table() -> str:
     """All records as a Markdown table."""
-    records = [json.loads(path.read_text()) for path in RESULTS.glob("*.json") if not path.name.startswith("planting.")]
-    by_name = {Cell(**record["cell"]).name: record for record in records}
-    base = by_name.get("none.whole.none.0")
+    base = read_record(RESULTS / "none.whole.none.0.json")
     lines = [
         "| attack | handed over | treatment | seed | triggered before | triggered after | clean after | "
         "perplexity / suspect | perplexity / base | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for cell in cells():
-        record = by_name.get(cell.name)
-        if record is None or (cell.treatment == "none" and cell.attack != "none"):
+        record = read_record(RESULTS / f"{cell.name}.json")
+        if record is None:
             continue
-        before = by_name.get("none.whole.none.0" if cell.attack == "none" else f"{cell.attack}.merged.none.0")
+        before = read_record(untreated_path(cell.attack, record["manifest"]["model"]))
         value = record["measured"]["perplexity"]["value"]
         lines.append(
             f"| {cell.attack} | {cell.handed} | {cell.treatment} | {cell.seed} | {rate(before, 'asr_triggered')} | "
