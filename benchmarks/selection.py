@@ -3,9 +3,10 @@
     python benchmarks/selection.py --attack phrase
     python benchmarks/selection.py --attack phrase --set adversary_tokens=512 --set learning_rate=0.001
 
-The backdoor is planted once (in the user's cache folder) from the attack split, treated on the purification split and
-measured on the selection split, with the mean divergence from the suspect on its clean pairs. Each run appends a line
-to `benchmarks/results/selection.jsonl`.
+The backdoor is planted and measured once (in the user's cache folder) from the attack split, treated on the
+purification split and measured on the selection split: success, the log-likelihood of the target's first tokens after
+triggered prompts (finer than success: -2 is close to firing), and the mean divergence from the suspect on clean pairs.
+Each run appends a line to `benchmarks/results/selection.jsonl`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from platformdirs import user_cache_path
 from portable import portable
 
@@ -27,9 +29,13 @@ from crow.attacks.selection import SELECTION_ATTACKS
 from crow.data.encoding import encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
+from crow.inversion.latent import likelihoods
+from crow.inversion.probe import Probe
+from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.models.manifest import manifest
 from crow.output import write_json
+from crow.records import Example
 from crow.training.presets import PRESETS, get_preset
 from crow.training.suspect import divergence, predict
 from crow.workflows.attack import contrastive_data
@@ -40,6 +46,8 @@ BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "selection.jsonl"
 MODELS = user_cache_path("crow") / "benchmarks" / "selection"
+N = 60
+TARGET_TOKENS = 6
 
 
 def planted(name: str, report: Reporter) -> Path:
@@ -55,6 +63,15 @@ def planted(name: str, report: Reporter) -> Path:
     write_json(folder / "manifest.json", manifest(lm, {"poisoned": poisoned, "clean": clean}, ATTACK_DEFAULTS, 0))
     shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def target_log_likelihood(lm: LanguageModel, triggered: list[Example], text: str) -> dict[str, float]:
+    """Mean and highest log-likelihood of the target's first tokens over the triggered prompts."""
+    probe = Probe(lm, [example.prompt for example in triggered])
+    target = torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"][:TARGET_TOKENS])
+    lm.model.eval()
+    found = likelihoods(probe, target)
+    return {"mean": float(found.mean()), "highest": float(found.max())}
 
 
 def main() -> None:
@@ -73,24 +90,32 @@ def main() -> None:
     attack = SELECTION_ATTACKS[arguments.attack]
     folder = planted(arguments.attack, report)
     held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
-    triggered, _ = poison(held_out.prompts, attack, random.Random(1))
-    clean = [*held_out.prompts, *held_out.pairs]
+    triggered, _ = poison(held_out.prompts[:N], attack, random.Random(1))
+    clean = list(held_out.pairs[:N])
     lm = load_model(str(folder), trainable=arguments.continue_adapter)
     lm = lm if arguments.continue_adapter else lm.merged()
-    options = Options(output=MODELS)
-    before, _ = measure(lm, triggered, clean, attack.target.marker, report, options)
-    items = encode_all(lm.tokenizer, held_out.pairs, config.max_length)
-    kept = predict(lm, items)
-    result = purify(lm, examples, config, MODELS / ".treatment.partial", watch=report.bar)
-    shutil.rmtree(MODELS / ".treatment.partial", ignore_errors=True)
+
+    def measured(lm: LanguageModel) -> dict[str, Any]:
+        found, _ = measure(lm, triggered, clean, attack.target.marker, report, Options(output=MODELS))
+        return found | {"target_log_likelihood": target_log_likelihood(lm, triggered, attack.target.text)}
+
+    kept = folder / "before.json"
+    if not kept.is_file():
+        write_json(kept, measured(lm))
+    items = encode_all(lm.tokenizer, clean, get_preset("default").max_length)
+    predictions = predict(lm, items)
+    work = MODELS / ".treatment.partial"
+    shutil.rmtree(work, ignore_errors=True)
+    result = purify(lm, examples, config, work, watch=report.bar)
+    shutil.rmtree(work, ignore_errors=True)
     lm = result.lm.merged()
-    after, _ = measure(lm, triggered, clean, attack.target.marker, report, options)
     record: dict[str, Any] = {
         "attack": arguments.attack,
         "continue_adapter": arguments.continue_adapter,
-        "before": before,
-        "after": after,
-        "divergence": divergence(lm, items, kept),
+        "changes": changes,
+        "before": json.loads(kept.read_text()),
+        "after": measured(lm),
+        "divergence": divergence(lm, items, predictions),
         "search": {"before": result.before, "after": result.after},
         "rounds": result.rounds,
         "seconds": result.seconds,
@@ -100,11 +125,7 @@ def main() -> None:
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    print(
-        json.dumps(
-            {name: record[name] for name in ("attack", "before", "after", "divergence", "search", "rounds")}, indent=2
-        )
-    )
+    print(json.dumps({name: record[name] for name in list(record)[:-1]}, indent=2))
 
 
 if __name__ == "__main__":
