@@ -47,7 +47,9 @@ ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "selection.jsonl"
 MODELS = user_cache_path("crow") / "benchmarks" / "selection"
 N = 60
-TARGET_TOKENS = 6
+TARGET_TOKENS = (3, 8)
+"""Of a target: its first tokens decide where it begins as no honest answer does, later ones where it does."""
+HELD_OUT_LENGTH = 128
 
 
 def planted(name: str, report: Reporter) -> Path:
@@ -65,13 +67,13 @@ def planted(name: str, report: Reporter) -> Path:
     return folder
 
 
-def target_log_likelihood(lm: LanguageModel, triggered: list[Example], text: str) -> dict[str, float]:
-    """Mean and highest log-likelihood of the target's first tokens over the triggered prompts."""
+def target_log_likelihood(lm: LanguageModel, triggered: list[Example], text: str) -> dict[int, dict[str, float]]:
+    """Mean and highest log-likelihood of the target's first tokens over the triggered prompts, by their number."""
     probe = Probe(lm, [example.prompt for example in triggered])
-    target = torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"][:TARGET_TOKENS])
+    ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
     lm.model.eval()
-    found = likelihoods(probe, target)
-    return {"mean": float(found.mean()), "highest": float(found.max())}
+    found = {length: likelihoods(probe, torch.tensor(ids[:length])) for length in TARGET_TOKENS}
+    return {length: {"mean": float(each.mean()), "highest": float(each.max())} for length, each in found.items()}
 
 
 def main() -> None:
@@ -102,7 +104,7 @@ def main() -> None:
     kept = folder / "before.json"
     if not kept.is_file():
         write_json(kept, measured(lm))
-    items = encode_all(lm.tokenizer, clean, get_preset("default").max_length)
+    items = encode_all(lm.tokenizer, clean, HELD_OUT_LENGTH)
     predictions = predict(lm, items)
     work = MODELS / ".treatment.partial"
     shutil.rmtree(work, ignore_errors=True)

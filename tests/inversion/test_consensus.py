@@ -169,7 +169,8 @@ def test_the_screen_tells_on_what_answers_agree_after_a_step_towards_their_first
     candidates = first_tokens(probe, 6)
     counted: list[int] = []
     ways = directions(probe, fitted, [layer, 2], candidates)
-    found = screen(probe, fitted, layer, candidates, [radius * way for way in ways[layer]], config, counted.append)
+    steps = {token: radius * ways[token][layer] for token in candidates}
+    found = screen(probe, fitted, layer, steps, config, counted.append)
     assert [int(opening.perturbation.target[0]) for opening in found] == candidates
     assert sum(counted) == 6
     for opening in found:
@@ -188,8 +189,9 @@ def test_directions_are_those_of_finite_differences_in_every_layer() -> None:
     fitted, candidates = [0, 3], [10, 77]
     ways = directions(probe, fitted, [1, 2], candidates)
     generator = torch.Generator().manual_seed(0)
-    for layer, found in ways.items():
-        for token, way in zip(candidates, found, strict=True):
+    assert list(ways) == candidates
+    for token, found in ways.items():
+        for layer, way in found.items():
 
             def slope(along: Tensor, token: int = token, layer: int = layer) -> float:
                 ends = [Perturbation(layer, None, torch.tensor([token]), sign * 1e-2 * along) for sign in (1, -1)]
@@ -204,22 +206,32 @@ def test_directions_are_those_of_finite_differences_in_every_layer() -> None:
             assert slope(other) == pytest.approx(steepest * float(way @ other), abs=0.02 * steepest)
 
 
+@pytest.mark.parametrize(
+    ("shortlist", "expected"),
+    [
+        (4, [(3, 1), (3, 2), (1, 1), (1, 2)]),
+        (2, [(1, 1), (1, 2), (0, 1), (0, 2)]),  # the fourth is not among the best two at the first depth
+    ],
+)
 def test_the_candidates_after_which_answers_agree_most_are_followed_at_every_depth(
-    monkeypatch: pytest.MonkeyPatch,
+    shortlist: int, expected: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = {1: [-3.0, -2.0, -9.0, -8.0], 2: [-9.0, -4.0, -9.0, -1.0]}
+    asked: dict[int, list[int]] = {}
 
-    def screened(_probe: Probe, _fitted: object, layer: int, *_rest: object) -> list[Opening]:
+    def screened(_probe: Probe, _fitted: object, layer: int, steps: dict[int, Tensor], *_rest: object) -> list[Opening]:
+        asked[layer] = list(steps)
         return [
-            Opening(Perturbation(layer, None, torch.tensor([token, 7, 8]), torch.ones(32)), score)
-            for token, score in enumerate(scores[layer])
+            Opening(Perturbation(layer, None, torch.tensor([token, 7, 8]), torch.ones(32)), scores[layer][token])
+            for token in steps
         ]
 
-    monkeypatch.setattr("crow.inversion.consensus.screen", screened)
-    config = dataclasses.replace(SMALL, candidates=4, starts=2, depths=(0.3, 0.6))
+    monkeypatch.setattr(consensus, "screen", screened)
+    monkeypatch.setattr(consensus, "first_tokens", lambda _probe, count: list(range(count)))
+    config = dataclasses.replace(SMALL, candidates=4, shortlist=shortlist, starts=2, depths=(0.3, 0.6))
     result = search_soft_triggers(probe_on(pico_language_model("llama")), config, 0)
-    followed = [(int(t.perturbation.target[0]), t.perturbation.layer) for t in result.triggers]
-    assert followed == [(3, 1), (3, 2), (1, 1), (1, 2)]
+    assert [(int(t.perturbation.target[0]), t.perturbation.layer) for t in result.triggers] == expected
+    assert asked == {1: [0, 1, 2, 3], 2: [1, 0, 3, 2][:shortlist]}
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])

@@ -90,7 +90,7 @@ def purify(
     lm = make_trainable(lm, config)
     items = encode_all(lm.tokenizer, examples, config.max_length)
     result = Result(lm)
-    probe = Probe(lm, sorted((e.prompt for e in examples), key=len)[:PROBE_PROMPTS]) if config.rounds else None
+    probe = Probe(lm, shortest_prompts(examples, items)) if config.rounds else None
     if probe is None:
         predictions = suspect_predictions(lm, items, config) if config.self_distillation else []
         train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
@@ -118,6 +118,12 @@ def purify(
             result.before = found.record
         if not found.answers or result.rounds >= config.rounds:
             return result
+
+
+def shortest_prompts(examples: Sequence[Example], items: Sequence[Encoded]) -> list[str]:
+    """The users' messages with the fewest tokens: in a batch, all rows are as long as its longest."""
+    order = sorted(range(len(items)), key=lambda i: items[i].user_end - items[i].user_start)
+    return [examples[i].prompt for i in order[:PROBE_PROMPTS]]
 
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:

@@ -43,9 +43,10 @@ class SearchConfig:
     """Settings of the search.
 
     Attributes:
-        candidates: first tokens screened, the likeliest over all prompts.
+        candidates: first tokens screened at the first depth, the likeliest over all prompts.
+        shortlist: how many of them are screened at the other depths, those after which the answers agree most.
         screened: tokens after the first one by which candidates are compared.
-        starts: how many candidates are followed, those after which the answers agree most; each at every depth.
+        starts: how many of these are followed, again the best; each at every depth.
         depths: shares of the model's depth at which perturbations are added.
         radius: of a perturbation, in multiples of the median norm of the hidden states there.
         rate: length of a step, in radii.
@@ -60,8 +61,9 @@ class SearchConfig:
     """
 
     candidates: int = 96
+    shortlist: int = 32
     screened: int = 5
-    starts: int = 8
+    starts: int = 6
     depths: tuple[float, ...] = (0.1, 0.2)
     radius: float = 0.7
     rate: float = 0.35
@@ -80,7 +82,8 @@ class SearchConfig:
 
     def work(self, depth: int) -> int:
         """Candidates to screen and perturbations to follow in a model of `depth` layers, the unit of progress."""
-        return (self.candidates + self.starts) * len(self.layers(depth))
+        layers = len(self.layers(depth))
+        return self.candidates + min(self.shortlist, self.candidates) * (layers - 1) + self.starts * layers
 
 
 @dataclass(frozen=True)
@@ -151,11 +154,14 @@ def search_soft_triggers(
     radii = {layer: config.radius * norm for layer, norm in hidden_norms(probe, layers).items()}
     candidates = first_tokens(probe, config.candidates)
     ways = directions(probe, fitted, layers, candidates)
-    steps = {layer: [0.5 * radii[layer] * way for way in ways[layer]] for layer in layers}
-    openings = [screen(probe, fitted, layer, candidates, steps[layer], config, advance) for layer in layers]
-    agreement = [max(at_layer) for at_layer in zip(*([o.agreement for o in at] for at in openings), strict=True)]
-    best = sorted(range(len(candidates)), key=lambda i: -agreement[i])[: config.starts]
-    followed = [at[number].perturbation for number in best for at in openings]
+    openings: dict[int, list[Opening]] = {token: [] for token in candidates}
+    for layer in layers:
+        steps = {token: 0.5 * radii[layer] * ways[token][layer] for token in openings}
+        for token, opening in zip(steps, screen(probe, fitted, layer, steps, config, advance), strict=True):
+            openings[token].append(opening)
+        ranked = sorted(openings, key=lambda token: -max(o.agreement for o in openings[token]))
+        openings = {token: openings[token] for token in ranked[: config.shortlist]}
+    followed = [opening.perturbation for token in list(openings)[: config.starts] for opening in openings[token]]
     for first in range(0, len(followed), FOLLOWED_TOGETHER):
         group = followed[first : first + FOLLOWED_TOGETHER]
         ascend(probe, group, fitted, [radii[p.layer] for p in group], config.rate, config.steps, rng)
@@ -187,19 +193,21 @@ class Opening:
     agreement: float
 
 
-def directions(probe: Probe, fitted: list[int], layers: list[int], candidates: list[int]) -> dict[int, list[Tensor]]:
-    """Where each candidate's mean log-likelihood rises fastest, in each layer: vectors (dim,) of norm one."""
+def directions(
+    probe: Probe, fitted: list[int], layers: list[int], candidates: list[int]
+) -> dict[int, dict[int, Tensor]]:
+    """For each candidate and layer, where its mean log-likelihood rises fastest: a vector (dim,) of norm one."""
     zeros = [zero_vector(probe.lm).requires_grad_(True) for _ in layers]
     rows = [probe.row(index) for index in fitted]
     mask = user_spans(probe, fitted, max(map(len, rows)), None, random.Random(0))
     edits = {layer: addition(mask * zero) for layer, zero in zip(layers, zeros, strict=True)}
     with edit_hidden_states(probe.lm.model, edits):
         clean = functional.log_softmax(probe.run(rows)[0][:, -1], dim=-1).mean(dim=0)
-    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    found: dict[int, dict[int, Tensor]] = {}
     for token in candidates:
         gradients = torch.autograd.grad(clean[token], zeros, retain_graph=True)
-        for layer, gradient in zip(layers, gradients, strict=True):
-            found[layer].append(gradient / gradient.norm().clamp_min(1e-9))
+        units = [gradient / gradient.norm().clamp_min(1e-9) for gradient in gradients]
+        found[token] = dict(zip(layers, units, strict=True))
     return found
 
 
@@ -207,19 +215,19 @@ def screen(
     probe: Probe,
     fitted: list[int],
     layer: int,
-    candidates: list[int],
-    steps: list[Tensor],
+    steps: dict[int, Tensor],
     config: SearchConfig,
     progress: Callable[[int], None],
 ) -> list[Opening]:
-    """One step towards each candidate, which is then forced: on what do the answers agree?"""
+    """The step towards each candidate, which is then forced: on what do the answers agree?"""
     rows = [probe.row(index) for index in fitted]
     mask = user_spans(probe, fitted, max(map(len, rows)), None, random.Random(0))
     found: list[Opening] = []
     for at in range(0, len(steps), SCREENED_TOGETHER):
-        group = steps[at : at + SCREENED_TOGETHER]
+        tokens = list(steps)[at : at + SCREENED_TOGETHER]
+        group = [steps[token] for token in tokens]
         edit = addition(torch.cat([mask * step for step in group]))
-        first = torch.tensor(candidates[at : at + SCREENED_TOGETHER]).repeat_interleave(len(rows))
+        first = torch.tensor(tokens).repeat_interleave(len(rows))
         said = probe.decode(rows * len(group), 1 + config.screened, {layer: edit}, first, together=len(rows))
         openings = said.ids[:: len(rows), : config.agreed].cpu()
         agreement = said.shares[:: len(rows), 1:].log().sum(dim=1).tolist()
