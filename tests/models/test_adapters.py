@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from crow.errors import AdapterError, ModelError
 from crow.models import sources
+from crow.models.adapters import folded
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from tests.pico import FAMILIES, pico_language_model
@@ -211,3 +212,43 @@ def test_a_configuration_left_beside_an_adapter_does_not_make_it_a_model(spoiled
     """Training scripts often leave one there."""
     (spoiled / "config.json").write_text("{}")
     assert load_model(str(spoiled)).is_adapter
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
+def test_a_folded_adapter_says_the_same_without_running(family):
+    lm = add_adapter(pico_language_model(family))
+    whole = logits(lm)
+    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    with lm.model.disable_adapter():
+        assert not torch.allclose(logits(lm), whole, atol=1e-3)
+    with folded(lm):
+        torch.testing.assert_close(logits(lm), whole, atol=1e-4, rtol=1e-4)
+        lora = [module for name, module in lm.model.named_modules() if name.endswith("lora_A.default")]
+        handles = [module.register_forward_hook(lambda *_: pytest.fail("the adapter ran")) for module in lora]
+        logits(lm)
+        for handle in handles:
+            handle.remove()
+    assert lora
+    for name, value in lm.model.state_dict().items():
+        torch.testing.assert_close(value, before[name], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits(lm), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_on_half_precision_is_not_folded():
+    lm = add_adapter(pico_language_model("llama"))
+    lm.model.to(torch.bfloat16)
+    with folded(lm):
+        assert not any(getattr(module, "merged", False) for module in lm.model.modules())
+
+
+def test_an_adapter_is_taken_out_again_after_an_error():
+    lm = add_adapter(pico_language_model("llama"))
+
+    def interrupted():
+        with folded(lm):
+            assert any(getattr(module, "merged", False) for module in lm.model.modules())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not any(getattr(module, "merged", False) for module in lm.model.modules())

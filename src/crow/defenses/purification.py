@@ -17,6 +17,7 @@ from crow.data.encoding import Encoded, encode_all
 from crow.inversion.consensus import SearchConfig, search_soft_triggers
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.probe import Probe, frozen
+from crow.models.adapters import folded
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.output import write_json
@@ -129,7 +130,7 @@ def shortest_prompts(examples: Sequence[Example], items: Sequence[Encoded]) -> l
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:
     """What an untrained model predicts for the examples, at the precision of the run."""
     lm.model.eval()
-    with autocast(lm, config.precision):
+    with folded(lm), autocast(lm, config.precision):
         return predict(lm, items)
 
 
@@ -182,6 +183,7 @@ def search_round(
     total = search.work(len(find_layers(model)))
     with (
         frozen(model),
+        folded(result.lm),
         autocast(result.lm, config.precision),
         watch("searching for soft triggers", total) as advance,
     ):
