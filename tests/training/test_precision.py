@@ -11,11 +11,10 @@ import torch
 from crow.errors import ConfigError
 from crow.training import precision
 from crow.training.config import FinetuneConfig
-from crow.training.precision import autocast_wanted, multiplies_bfloat16
+from crow.training.precision import autocast_wanted
 from tests.training.test_trainer import CROW, PLAIN, trainable, trained
 
 CPU = torch.device("cpu")
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -29,14 +28,6 @@ def test_auto_follows_the_hardware(native: bool, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("weights", [torch.bfloat16, torch.float16])
 def test_weights_in_half_precision_are_not_cast_again(weights: torch.dtype) -> None:
     assert not autocast_wanted("bfloat16", CPU, weights)
-
-
-@pytest.mark.skipif(not CPU_INFO.is_file(), reason="needs the kernel's list of the processor's features")
-def test_the_processor_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = CPU_INFO.read_text().split()
-    assert multiplies_bfloat16(CPU) == ("avx512_bf16" in flags or "amx_bf16" in flags)
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as in earlier releases of PyTorch
-    assert not multiplies_bfloat16(CPU)
 
 
 def test_an_unknown_precision_is_named() -> None:

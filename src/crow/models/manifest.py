@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
-
+from crow.models.hardware import hardware
 from crow.models.language_model import LanguageModel
 from crow.records import Example, dump_json, to_json
 
@@ -53,12 +51,3 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """The machine as far as it matters for time and rounding."""
-    facts: dict[str, Any] = {"device": str(device), "machine": platform.machine(), "cpus": os.cpu_count()}
-    facts["threads"] = torch.get_num_threads()
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-    return facts

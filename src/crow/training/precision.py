@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from crow.models.hardware import multiplies_bfloat16
 from crow.models.language_model import LanguageModel
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 """`auto` is bfloat16 where the hardware multiplies in it, else what the weights are in (float32 stands for both)."""
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; emulated, it would be slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        known = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-    return False
 
 
 def autocast(lm: LanguageModel, precision: str) -> torch.autocast:
