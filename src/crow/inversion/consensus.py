@@ -34,7 +34,7 @@ from crow.records import SearchRecord
 
 DIRECTED_TOGETHER = 4
 SCREENED_TOGETHER = 16
-FOLLOWED_TOGETHER = 4
+FOLLOWED_TOGETHER = 6
 READ_TOGETHER = 16
 """Candidates and perturbations at a time: a pass over more rows costs less than several passes."""
 
