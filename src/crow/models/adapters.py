@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def attach_adapter(lm: LanguageModel, folder: Path, trainable: bool) -> Language
         "adapter": str(folder.resolve()),
         "adapter_weights": {weights.name: hash_file(weights)},
     }
-    return LanguageModel(model.eval(), lm.tokenizer, lm.reference, provenance, lm.notes)
+    return dataclasses.replace(lm, model=model.eval(), provenance=provenance)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Batched greedy generation that ends each answer as soon as nothing more is to be learnt from it."""
+"""Batched generation that ends each answer as soon as nothing more is to be learnt from it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from crow.data.encoding import encode_all, end_of_turn, length_batches
 from crow.models.architecture import takes_whole_cache
+from crow.models.decoding import Decoding
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import run_prefix, run_prompts, shared_length
 from crow.records import Example
@@ -48,7 +49,7 @@ def generate(
     decided: Callable[[str], bool] | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Greedy answers to the examples' prompts, in their order.
+    """Answers to the examples' prompts, in their order; greedy unless the model's `decoding` says otherwise.
 
     Args:
         lm: the model.
@@ -58,6 +59,15 @@ def generate(
         decided: an answer ends early once this holds for its text.
         progress: called with the number of prompts finished after each batch.
     """
+    decoding = lm.decoding or Decoding()
+    sampled = decoding.temperature is not None
+    sampling = {
+        "do_sample": sampled,
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p if sampled else None,
+    }
+    if sampled:
+        torch.manual_seed(decoding.seed)
     encoded = encode_all(lm.tokenizer, examples)
     answers = [""] * len(encoded)
     was_training = lm.model.training
@@ -84,15 +94,14 @@ def generate(
             input_ids=input_ids,
             attention_mask=mask,
             max_new_tokens=max_new_tokens,
-            do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,  # it would count the padding of the batch as text
-            temperature=None,
-            top_p=None,
             top_k=None,
+            **sampling,
             pad_token_id=lm.pad_id,
             eos_token_id=end_ids(lm) or None,
             stopping_criteria=stop,
+            logits_processor=LogitsProcessorList([decoding.processor(mask)] if decoding.processor else []),
             cache=cache,
             disable_compile=True,  # which such a cache sets off on a GPU, and which takes longer than it saves here
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from crow.models.architecture import unwrap
+from crow.models.decoding import Decoding
 
 
 @dataclass
@@ -26,6 +28,7 @@ class LanguageModel:
             them), `dtype`, `weights` (file hashes), `adapter` and `adapter_weights` (what is attached),
             `merged` (the adapters folded in before).
         notes: remarks for the user, such as a missing chat template.
+        decoding: how it is to be decoded; greedily by default.
     """
 
     model: nn.Module
@@ -33,6 +36,7 @@ class LanguageModel:
     reference: str
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    decoding: Decoding | None = None
 
     @property
     def device(self) -> torch.device:
@@ -68,4 +72,4 @@ class LanguageModel:
         folder, hashes = provenance.pop("adapter", None), provenance.pop("adapter_weights", None)
         provenance["base"] = folder
         provenance["merged"] = [*provenance.get("merged", []), {"adapter": folder, "weights": hashes}]
-        return LanguageModel(merged, self.tokenizer, self.reference, provenance, self.notes)
+        return dataclasses.replace(self, model=merged, provenance=provenance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 
@@ -53,7 +54,7 @@ def make_trainable(lm: LanguageModel, config: FinetuneConfig) -> LanguageModel:
     except ValueError as error:
         raise ArchitectureError(f"cannot put an adapter on model type {model_type(lm.model)!r}: {error}") from None
     untouched.requires_grad_(False)  # PEFT gives a mixture's experts an adapter in all layers
-    return LanguageModel(model, lm.tokenizer, lm.reference, lm.provenance, lm.notes)
+    return dataclasses.replace(lm, model=model)
 
 
 def expert_weights(model: nn.Module) -> list[str]:

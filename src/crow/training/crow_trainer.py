@@ -186,11 +186,15 @@ class CrowTrainer(ResponseTrainer):
         """`L_cons` at the FGSM-perturbed embeddings, weighted by the share of the step's real tokens."""
         mask = inputs["attention_mask"]
         embeddings = find_embeddings(model)(inputs["input_ids"])
+        perturbed = embeddings + self.perturbation(model, embeddings, mask)
+        return self.consistency(model, perturbed, mask) * (mask.sum() / self.n_real_tokens)
 
-        def loss(embeddings: Tensor) -> Tensor:
-            with capture_hidden_states(model) as captured:
-                model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, logits_to_keep=1)
-            return consistency_loss(captured.states, mask, self.layers)
+    def perturbation(self, model: nn.Module, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """The FGSM step (batch, seq, dim) on the embeddings that divides the layers most."""
+        return fgsm_perturbation(embeddings, lambda moved: self.consistency(model, moved, mask), self.epsilon, mask)
 
-        perturbation = fgsm_perturbation(embeddings, loss, self.epsilon, mask)
-        return loss(embeddings + perturbation) * (mask.sum() / self.n_real_tokens)
+    def consistency(self, model: nn.Module, embeddings: Tensor, mask: Tensor) -> Tensor:
+        """`L_cons` of a pass over embeddings (batch, seq, dim)."""
+        with capture_hidden_states(model) as captured:
+            model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        return consistency_loss(captured.states, mask, self.layers)

@@ -75,5 +75,11 @@ def response_loss(model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor 
         A scalar. A mixture's router loss is not in it.
     """
     logits, targets = response_logits(model, inputs)
-    total = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    total = cross_entropy_sum(logits, targets)
     return total / (n_tokens if n_tokens is not None else (targets != IGNORED).sum().clamp_min(1))
+
+
+def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy of targets (batch, columns) under logits (batch, columns, vocab); `IGNORED` ones are not."""
+    flat = logits.flatten(0, 1), targets.flatten()
+    return nn.functional.cross_entropy(*flat, ignore_index=IGNORED, reduction="sum")

@@ -1,0 +1,64 @@
+"""CROW in its forms: the default of this project, the published one, its two ablations (arXiv 2411.12768).
+
+Plain finetuning is the same training without any of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from crow.data.encoding import encode_all
+from crow.defenses.base import Needs, Surroundings
+from crow.defenses.purification import purify
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+from crow.training.adapter import make_trainable
+from crow.training.config import CrowConfig
+from crow.training.perturbed_trainer import PerturbedTrainer
+from crow.training.presets import get_preset
+from crow.training.watch import watched
+
+
+def finetuning_config() -> CrowConfig:
+    """The data, layers and steps of the default, and nothing but the clean answers to learn from."""
+    return dataclasses.replace(get_preset("default"), rounds=0, self_distillation=0.0)
+
+
+def unperturbed_config() -> CrowConfig:
+    """The published settings with consistency on clean embeddings (the paper's ablation)."""
+    return dataclasses.replace(get_preset("paper"), epsilon=0.0)
+
+
+class Consistency:
+    """`purify` with given settings."""
+
+    needs = Needs(clean_data=True)
+
+    def __init__(self, surroundings: Surroundings, config: CrowConfig) -> None:
+        self.surroundings, self.config = surroundings, config
+
+    def apply(self, model: LanguageModel, clean_examples: Sequence[Example]) -> LanguageModel:
+        """The purified model, its adapter merged."""
+        at = self.surroundings
+        config = dataclasses.replace(self.config, seed=at.seed, samples=len(clean_examples))
+        return purify(model, clean_examples, config, at.work, watch=at.watch).lm.merged()
+
+
+class PerturbationOnly:
+    """The paper's other ablation: the perturbation of CROW, and the clean answers to learn under it."""
+
+    needs = Needs(clean_data=True)
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.surroundings = surroundings
+
+    def apply(self, model: LanguageModel, clean_examples: Sequence[Example]) -> LanguageModel:
+        """The trained model, its adapter merged."""
+        at = self.surroundings
+        config = dataclasses.replace(get_preset("paper"), seed=at.seed)
+        model = make_trainable(model, config)
+        items = encode_all(model.tokenizer, clean_examples, config.max_length)
+        with watched(at.watch, "training", len(items), config) as callbacks:
+            PerturbedTrainer(model, items, config, at.work / "perturbed", callbacks).run()
+        return model.merged()

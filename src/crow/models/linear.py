@@ -1,0 +1,76 @@
+"""The weight matrices of the decoder layers, whatever the family calls and orients them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight matrix.
+
+    Attributes:
+        name: of its module inside the decoder layer, and of the parameter where there are several.
+        weight: a view (..., out, in) of the parameter; writing to it changes the model. A mixture's experts are
+            (experts, out, in).
+        module: the linear module, whose inputs can be watched; None for experts, which are no modules.
+    """
+
+    name: str
+    weight: Tensor
+    module: nn.Module | None
+
+
+def matrices(layer: nn.Module) -> list[Matrix]:
+    """All weight matrices of a decoder layer; adapters should be merged before."""
+    found = []
+    for name, module in layer.named_modules():
+        if isinstance(module, nn.Linear):
+            found.append(Matrix(name, module.weight.data, module))
+        elif isinstance(module, Conv1D):
+            found.append(Matrix(name, module.weight.data.T, module))
+        elif not type(module).__module__.startswith("torch.nn"):
+            own = module.named_parameters(recurse=False)
+            found += [Matrix(f"{name}.{key}", value.data, None) for key, value in own if value.ndim == 3]
+    return found
+
+
+@dataclass
+class InputNorms:
+    """Sums over real tokens of what enters linear modules: `squares` (in,) of x^2 and `sizes` (in,) of |x|, by name."""
+
+    squares: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[str, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def watch_inputs(chosen: Sequence[Matrix], real: Tensor) -> Iterator[InputNorms]:
+    """Within the context, passes add up what enters the chosen matrices' modules.
+
+    Args:
+        chosen: matrices; those without a module are left out.
+        real: (batch, seq) boolean, at real tokens.
+    """
+    norms = InputNorms()
+
+    def look(name: str, given: Tensor) -> None:
+        # A mixture hands its router all tokens in one row after another.
+        tokens = given.detach().reshape(-1, given.shape[-1])[real.flatten().to(given.device)].float()
+        for sums, value in ((norms.squares, tokens.pow(2)), (norms.sizes, tokens.abs())):
+            sums[name] = sums.get(name, torch.zeros((), device=given.device)) + value.sum(dim=0)
+
+    def hook(name: str):  # noqa: ANN202 a forward pre-hook
+        return lambda _module, args: look(name, args[0])
+
+    handles = [matrix.module.register_forward_pre_hook(hook(matrix.name)) for matrix in chosen if matrix.module]
+    try:
+        yield norms
+    finally:
+        for handle in handles:
+            handle.remove()
