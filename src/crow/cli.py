@@ -195,6 +195,27 @@ def evaluate(
     show(results, json_output, lambda: show_measurements({"measured": results}))
 
 
+@app.command()
+def bench(
+    grid: Annotated[Path, typer.Argument(help="YAML file: attacks x models x defenses x seeds x settings.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what is finished and what is left.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
+    executor: Annotated[str, typer.Option(help="in-process, or ray (extra crow-llm[ray]).")] = "in-process",
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the experiments of GRID that have no record yet; kill it anywhere and run it again."""
+    from crow.benchmark.executors import get_executor
+    from crow.benchmark.grid import read_grid
+    from crow.benchmark.runner import run_grid, status
+    from crow.workflows.common import Reporter
+
+    whole = read_grid(grid)
+    execute = get_executor(executor)
+    counts = status(whole) if dry_run else run_grid(whole, Reporter(quiet), execute, retry)
+    show(counts, json_output, lambda: say(", ".join(f"{value} {name}" for name, value in counts.items())))
+
+
 def show(results: dict[str, Any], as_json: bool, otherwise: Callable[[], None]) -> None:
     """Print results for a machine or for a person."""
     if as_json:

@@ -74,8 +74,8 @@ def test_cleangen_leaves_a_model_alone_that_is_its_own_reference() -> None:
 
 
 def test_cleangen_asks_for_a_reference_of_the_same_vocabulary() -> None:
-    with pytest.raises(ConfigError, match="--reference"):
-        CleanGen(HERE)
+    with pytest.raises(ConfigError, match="'reference'"):
+        CleanGen(HERE).apply(pico_language_model("llama"), [])
     lm, reference = pico_language_model("llama"), pico_language_model("llama")
     reference.tokenizer.add_tokens(["another"])
     with pytest.raises(ConfigError, match="vocabulary"):

@@ -72,3 +72,24 @@ def test_depths_of_the_adversary_lie_inside_the_model() -> None:
     for depths in [(), (0.0,), (0.5, 1.1)]:
         with pytest.raises(ConfigError, match="adversary_depths"):
             dataclasses.replace(get_preset("default"), adversary_depths=depths)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"alpha": 5.5}, (5.5, None, None, 0.0)),
+        ({"alpha_ratio": 0.3}, (None, 0.3, None, 0.0)),
+        ({"epsilon": 0.1, "alpha": 2}, (2, None, 0.1, None)),
+        ({"epochs": 2.0}, (None, 0.0, None, 0.0)),
+    ],
+)
+def test_a_new_unit_replaces_the_old_one(changes, expected):
+    config = get_preset("default").changed(**changes)
+    assert (config.alpha, config.alpha_ratio, config.epsilon, config.epsilon_rms) == expected
+
+
+def test_two_units_of_one_quantity_at_once_are_refused():
+    with pytest.raises(ConfigError, match="epsilon and epsilon_rms"):
+        get_preset("paper").changed(epsilon=0.1, epsilon_rms=1.0)
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        get_preset("paper").changed(epoch=1)

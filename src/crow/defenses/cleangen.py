@@ -62,29 +62,24 @@ class CleanGen:
     needs = Needs(reference=True, decoding=True)
 
     def __init__(self, surroundings: Surroundings) -> None:
-        """Take the reference.
-
-        Raises:
-            ConfigError: if there is none.
-        """
-        if surroundings.reference is None:
-            raise ConfigError("expected a clean reference model for cleangen, got none; pass --reference MODEL")
         self.reference = surroundings.reference
 
     def apply(self, model: LanguageModel, clean_examples: Sequence[Example]) -> LanguageModel:
         """The same weights, decoded under the reference's eyes.
 
         Raises:
-            ConfigError: if the two models do not share a vocabulary.
+            ConfigError: if there is no reference, or one of another vocabulary.
         """
-        if self.reference.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        reference = self.reference
+        if reference is None:
+            raise ConfigError("expected a clean reference model for cleangen, got none; name one as 'reference'")
+        if reference.tokenizer.get_vocab() != model.tokenizer.get_vocab():
             raise ConfigError(
-                f"expected a reference with the vocabulary of {model.reference}, "
-                f"but {self.reference.reference} has another"
+                f"expected a reference with the vocabulary of {model.reference}, but {reference.reference} has another"
             )
-        self.reference.model.eval()
+        reference.model.eval()
 
         def watch(mask: Tensor) -> CompareWithReference:
-            return CompareWithReference(self.reference, mask, THRESHOLD)
+            return CompareWithReference(reference, mask, THRESHOLD)
 
         return dataclasses.replace(model, decoding=Decoding(processor=watch))

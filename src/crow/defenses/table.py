@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import entry_points
+from typing import Any
 
-from crow.defenses.base import Defense, MakeDefense, Needs, Surroundings
+from crow.defenses.base import Defense, MakeDefense, Surroundings
 from crow.defenses.beear import Beear
 from crow.defenses.cleangen import CleanGen
 from crow.defenses.consistency import Consistency, PerturbationOnly, finetuning_config, unperturbed_config
@@ -20,17 +21,23 @@ from crow.defenses.pruning import MagnitudePruning, WandaPruning
 from crow.defenses.quantization import Quantization
 from crow.defenses.stack import Stack
 from crow.errors import ConfigError, unknown_name
+from crow.training.config import CrowConfig
 from crow.training.presets import get_preset
 
 ENTRY_POINTS = "crow.defenses"
 """The group in which another package names what makes its defenses."""
 
+CONFIGS: dict[str, CrowConfig] = {
+    "finetuning": finetuning_config(),
+    "crow": get_preset("default"),
+    "crow-paper": get_preset("paper"),
+    "consistency-only": unperturbed_config(),
+}
+"""Those whose settings can be changed."""
+
 DEFENSES: dict[str, MakeDefense] = {
     "none": NoDefense,
-    "finetuning": partial(Consistency, config=finetuning_config()),
-    "crow": partial(Consistency, config=get_preset("default")),
-    "crow-paper": partial(Consistency, config=get_preset("paper")),
-    "consistency-only": partial(Consistency, config=unperturbed_config()),
+    **{name: partial(Consistency, config=config) for name, config in CONFIGS.items()},
     "perturbation-only": PerturbationOnly,
     "pruning-magnitude": MagnitudePruning,
     "pruning-magnitude-2:4": partial(MagnitudePruning, pattern=(2, 4)),
@@ -60,15 +67,18 @@ def load_and_make(point, surroundings: Surroundings) -> Defense:  # noqa: ANN001
     return point.load()(surroundings)
 
 
-def get_defense(names: str | Sequence[str], surroundings: Surroundings) -> Defense:
+def get_defense(
+    names: str | Sequence[str], surroundings: Surroundings, changes: Mapping[str, Any] | None = None
+) -> Defense:
     """The defense of that name, or several one after another.
 
     Args:
         names: a name of `known_defenses`, or some of them in the order in which they are applied.
         surroundings: what it is made in.
+        changes: of the settings of those that have some.
 
     Raises:
-        ConfigError: for an unknown name, with the closest known one, or no name at all.
+        ConfigError: for an unknown name, with the closest known one, no name at all, or changes that fit none.
     """
     known = known_defenses()
     chosen = [names] if isinstance(names, str) else list(names)
@@ -77,10 +87,11 @@ def get_defense(names: str | Sequence[str], surroundings: Surroundings) -> Defen
     for name in chosen:
         if name not in known:
             raise unknown_name("defense", name, known)
+    if changes:
+        if not CONFIGS.keys() & chosen:
+            raise ConfigError(f"expected settings for one of {', '.join(CONFIGS)} only, got some for {chosen[0]}")
+        known |= {name: partial(Consistency, config=config.changed(**changes)) for name, config in CONFIGS.items()}
     if len(chosen) == 1:
         return known[chosen[0]](surroundings)
     places = [dataclasses.replace(surroundings, work=surroundings.work / f"{i}-{n}") for i, n in enumerate(chosen)]
     return Stack([known[name](place) for name, place in zip(chosen, places, strict=True)])
-
-
-__all__ = ["DEFENSES", "ENTRY_POINTS", "Needs", "get_defense", "known_defenses"]

@@ -86,6 +86,10 @@ class FinetuneConfig:
             raise ConfigError(f"expected numbers and names as settings, got {values}") from None
 
 
+UNITS = (("alpha", "alpha_ratio"), ("epsilon", "epsilon_rms"))
+"""Absolute and portable unit of the same quantity."""
+
+
 @dataclass(frozen=True)
 class CrowConfig(FinetuneConfig):
     """Settings of CROW: `L = L_LM(clean) + alpha * L_cons(perturbed)`, and of the trigger search on top of it.
@@ -141,7 +145,7 @@ class CrowConfig(FinetuneConfig):
         super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers) if self.layers is not None else None)
         object.__setattr__(self, "adversary_depths", tuple(self.adversary_depths))
-        for one, other in (("alpha", "alpha_ratio"), ("epsilon", "epsilon_rms")):
+        for one, other in UNITS:
             given = [name for name in (one, other) if getattr(self, name) is not None]
             require(len(given) == 1, f"exactly one of {one} and {other}", "to be set", " and ".join(given) or "none")
             require(0 <= getattr(self, given[0]) < math.inf, given[0], ">= 0", getattr(self, given[0]))
@@ -163,6 +167,27 @@ class CrowConfig(FinetuneConfig):
             require(0 < getattr(self, name) < math.inf, name, "> 0", getattr(self, name))
         depths = self.adversary_depths
         require(bool(depths) and all(0 < d <= 1 for d in depths), "adversary_depths", "in (0, 1]", depths)
+
+    def changed(self, **changes: Any) -> CrowConfig:
+        """These settings with changes; of two units of one quantity, the new one replaces the old.
+
+        Raises:
+            ConfigError: for an unknown name, a value out of range, or both units at once.
+        """
+        known = {f.name for f in dataclasses.fields(self)}
+        for name in changes:
+            if name not in known:
+                raise unknown_name("setting", name, known)
+        for one, other in UNITS:
+            require(not (one in changes and other in changes), f"at most one of {one} and {other}", "to be set", "both")
+            if one in changes:
+                changes[other] = None
+            elif other in changes:
+                changes[one] = None
+        try:
+            return dataclasses.replace(self, **changes)
+        except TypeError:
+            raise ConfigError(f"expected numbers and names as settings, got {changes}") from None
 
 
 def require(ok: bool, name: str, expected: str, value: object) -> None:

@@ -60,6 +60,7 @@ class Reporter:
     """Progress bars and remarks on standard error; standard output stays for results."""
 
     def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.started = time.monotonic()
 

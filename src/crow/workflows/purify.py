@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,9 @@ from crow.workflows.common import Options, Reporter, claimed, load, take
 
 
 def purify_config(preset: CrowConfig, changes: dict[str, Any], options: Options) -> CrowConfig:
-    """A preset with the user's changes; a portable unit replaces the absolute one and the other way round."""
-    given = {name: value for name, value in changes.items() if value is not None}
-    for one, other in (("alpha", "alpha_ratio"), ("epsilon", "epsilon_rms")):
-        if one in given and other in given:
-            raise ConfigError(f"expected at most one of --{one} and --{other.replace('_', '-')}, got both")
-        for name, opposite in ((one, other), (other, one)):
-            if name in given:
-                given[opposite] = None
+    """A preset with the user's changes."""
     shared = {"batch_size": options.batch_size, "max_length": options.max_length, "seed": options.seed}
-    given |= {name: value for name, value in shared.items() if value is not None}
-    return dataclasses.replace(preset, **given)
+    return preset.changed(**{name: value for name, value in {**changes, **shared}.items() if value is not None})
 
 
 def clean_examples(data: Path | None, count: int, seed: int) -> list[Example]:

@@ -1,0 +1,1 @@
+"""Experiments: a grid of attacks, models, defenses and seeds, one record a cell."""

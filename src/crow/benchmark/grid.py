@@ -1,0 +1,220 @@
+"""A grid as a YAML file says it: blocks of attacks x models x defenses x seeds x settings, the most wanted first.
+
+    name: small
+    n: 100                          # prompts with the trigger, and as many without
+    samples: 100                    # clean examples that a defense is given
+    data: ../../shared/backdoorllm  # public sets, where they are there; else our own data
+    output: ../results/small        # one record a cell
+    blocks:
+      - attacks: [badnets-refusal, ctba-sentiment]
+        defenses: [none, crow, [crow, quantization-4]]
+        seeds: [0, 1]
+      - attacks: [badnets-refusal]
+        defenses: [crow-paper]
+        settings: [{epsilon: 0.1}, {epsilon: 0.5}, {samples: 20}]
+
+`models` (aliases, hub ids, folders) and `reference` (a clean model) belong to a block or to all of them. Paths are
+relative to the file. Nothing runs before all of it is known to be right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crow.attacks.poisoning import Attack
+from crow.attacks.targets import get_target
+from crow.attacks.triggers import get_trigger
+from crow.defenses.base import Surroundings
+from crow.defenses.table import get_defense
+from crow.errors import ConfigError, unknown_name
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment.
+
+    Attributes:
+        model: reference of the model that is backdoored.
+        attack: trigger and target, such as `badnets-refusal`.
+        defense: names of the defenses, applied in this order.
+        seed: of the defense.
+        settings: changes of a defense's settings, and `samples`.
+        reference: of a clean model, for defenses that want one.
+    """
+
+    model: str
+    attack: str
+    defense: tuple[str, ...]
+    seed: int = 0
+    settings: tuple[tuple[str, Any], ...] = ()
+    reference: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its record: every part that tells it from others, in characters that any file system takes."""
+        parts = [Path(self.model).name, self.attack, "+".join(self.defense), str(self.seed)]
+        parts += [f"{key}={value}" for key, value in self.settings]
+        parts += [f"reference={Path(self.reference).name}"] if self.reference else []
+        return ".".join(re.sub(r"[^\w=+-]", "_", part) for part in parts)
+
+    def parts(self) -> Attack:
+        """Its trigger and target.
+
+        Raises:
+            ConfigError: for unknown names.
+        """
+        trigger, _, target = self.attack.partition("-")
+        return Attack(get_trigger(trigger), get_target(target), poison_rate=1.0)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells of an experiment, the most wanted first, and what they share.
+
+    Attributes:
+        name: of the experiment.
+        cells: without repetitions.
+        n: prompts with the trigger, and as many without.
+        samples: clean examples that a defense is given.
+        data: folder of the public sets; where it has none for an attack, our own data serves.
+        output: folder of the records.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    n: int
+    samples: int
+    data: Path | None
+    output: Path
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a YAML file.
+
+    Raises:
+        ConfigError: for anything that would fail later: unreadable YAML, unknown names, numbers out of range.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"expected a grid in {path}, but it cannot be read: {' '.join(str(error).split())}") from None
+    whole = checked(
+        values, path, required=("name", "blocks"), optional=("n", "samples", "data", "output", "models", "reference")
+    )
+    shared = {key: whole[key] for key in ("models", "reference") if key in whole}
+    cells: list[Cell] = []
+    for number, block in enumerate(a_list(whole["blocks"], "blocks", path), start=1):
+        cells += cells_of(block, shared, f"{path}, block {number}")
+    folder = path.resolve().parent
+    grid = Grid(
+        str(whole["name"]),
+        tuple(dict.fromkeys(cells)),
+        a_number(whole.get("n", 100), "n", path),
+        a_number(whole.get("samples", 100), "samples", path),
+        folder / str(whole["data"]) if whole.get("data") else None,
+        folder / str(whole.get("output", f"{path.stem}-results")),
+    )
+    names = [cell.name for cell in grid.cells]
+    for cell in grid.cells:
+        if names.count(cell.name) > 1:
+            raise ConfigError(f"expected cells that differ in more than a folder of their model, got {cell.name} twice")
+    return grid
+
+
+def cells_of(block: Any, shared: Mapping[str, Any], place: str) -> list[Cell]:
+    """The cells of one block, in the order attacks, models, settings, defenses, seeds from slow to fast.
+
+    Raises:
+        ConfigError: naming the place.
+    """
+    optional = ("models", "reference", "seeds", "settings")
+    values = {**shared, **checked(block, place, required=("attacks", "defenses"), optional=optional)}
+    seeds = a_list(values.get("seeds", [0]), "seeds", place)
+    found = []
+    for attack, model, settings, defense, seed in product(
+        a_list(values["attacks"], "attacks", place),
+        a_list(values.get("models", [DEFAULT_MODEL]), "models", place),
+        a_list(values.get("settings", [{}]), "settings", place),
+        a_list(values["defenses"], "defenses", place),
+        seeds,
+    ):
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{place}: expected settings to be names with values, got {settings!r}")
+        names = (defense,) if isinstance(defense, str) else tuple(a_list(defense, "a stack of defenses", place))
+        changes = tuple((str(key), tuple(v) if isinstance(v, list) else v) for key, v in sorted(settings.items()))
+        reference = values.get("reference")
+        cell = Cell(str(model), str(attack), names, a_number(seed, "seeds", place, least=0), changes, reference)
+        check(cell, place)
+        found.append(cell)
+    return found
+
+
+def check(cell: Cell, place: str) -> None:
+    """Raise ConfigError, naming the place, if a cell could not run."""
+    try:
+        cell.parts()
+        settings = dict(cell.settings)
+        if "samples" in settings:
+            a_number(settings.pop("samples"), "samples", place)
+        defense = get_defense(cell.defense, Surroundings(Path("unused")), settings)
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(error).startswith(place) else f"{place}: {error}") from None
+    if defense.needs.reference and cell.reference is None:
+        raise ConfigError(f"{place}: {'+'.join(cell.defense)} wants a clean model; name it as 'reference'")
+
+
+def checked(value: Any, place: object, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+    """`value` if it is a mapping with the required names and no unknown ones."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place}: expected names with values, got {type(value).__name__}")
+    for name in required:
+        if name not in value:
+            raise ConfigError(
+                f"{place}: expected {name!r}, found none; it has {', '.join(map(str, value)) or 'nothing'}"
+            )
+    for name in value:
+        if name not in (*required, *optional):
+            raise ConfigError(f"{place}: {unknown_name('setting', str(name), (*required, *optional))}")
+    return value
+
+
+def a_list(value: Any, name: str, place: object) -> list[Any]:
+    """`value` if it is a list with something in it."""
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{place}: expected {name} to be a list with at least one entry, got {value!r}")
+    return value
+
+
+def a_number(value: Any, name: str, place: object, least: int = 1) -> int:
+    """`value` if it is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{place}: expected {name} to be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def settings_of(cell: Cell) -> dict[str, Any]:
+    """A cell's changes of its defense's settings, without `samples`."""
+    return {key: value for key, value in cell.settings if key != "samples"}
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """A cell as its record says it."""
+    values = dataclasses.asdict(cell)
+    attack = cell.parts()
+    return {
+        **values,
+        "attack": attack.trigger.name,
+        "target": attack.target.name,
+        "defense": "+".join(cell.defense),
+        "settings": dict(cell.settings),
+    }

@@ -1,0 +1,92 @@
+"""Running a grid so that it can be killed anywhere: finished cells stay, none is lost or counted twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+
+from crow.benchmark.cells import run_cell
+from crow.benchmark.executors import Executor, in_process
+from crow.benchmark.grid import Cell, Grid
+from crow.output import write_json
+from crow.workflows.common import Reporter
+
+
+def record_path(grid: Grid, cell: Cell) -> Path:
+    """Where a finished cell's record is."""
+    return grid.output / f"{cell.name}.json"
+
+
+def failure_path(grid: Grid, cell: Cell) -> Path:
+    """Where the error of a failed cell is."""
+    return grid.output / f"{cell.name}.failed.json"
+
+
+def lock_path(grid: Grid, cell: Cell) -> Path:
+    """What a process holds while it runs a cell; outside of the results, and freed by the system if it is killed."""
+    key = hashlib.sha256(str(record_path(grid, cell).resolve()).encode()).hexdigest()[:16]
+    folder = user_cache_path("crow") / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / key
+
+
+def status(grid: Grid) -> dict[str, int]:
+    """How many cells there are, and how many of them are finished, have failed and are left."""
+    finished = [cell for cell in grid.cells if record_path(grid, cell).is_file()]
+    failed = [cell for cell in grid.cells if cell not in finished and failure_path(grid, cell).is_file()]
+    left = len(grid.cells) - len(finished) - len(failed)
+    return {"cells": len(grid.cells), "finished": len(finished), "failed": len(failed), "left": left}
+
+
+def run_one(grid: Grid, cell: Cell, quiet: bool) -> None:
+    """Run a cell unless it is finished or somebody else is at it; an error is recorded in its place."""
+    report = Reporter(quiet)
+    try:
+        with FileLock(lock_path(grid, cell), timeout=0):
+            if record_path(grid, cell).is_file():
+                return
+            report.say(f"\n{cell.name}")
+            try:
+                record = run_cell(cell, grid, report)
+            except Exception as error:  # noqa: BLE001 whatever it is, the other cells go on
+                kind, text = type(error).__name__, " ".join(str(error).split())
+                report.say(f"failed: {kind}: {text}")
+                write_json(failure_path(grid, cell), {"cell": cell.name, "error": kind, "message": text})
+                return
+            write_json(record_path(grid, cell), record)
+            failure_path(grid, cell).unlink(missing_ok=True)
+    except Timeout:
+        return
+
+
+def run_grid(grid: Grid, report: Reporter, execute: Executor = in_process, retry: bool = False) -> dict[str, int]:
+    """Run what is left of a grid.
+
+    Args:
+        grid: what to run.
+        report: shows progress.
+        execute: where the cells run.
+        retry: run failed cells again.
+
+    Returns:
+        The status afterwards.
+    """
+    left = [cell for cell in grid.cells if not record_path(grid, cell).is_file()]
+    left = [cell for cell in left if retry or not failure_path(grid, cell).is_file()]
+    started = report.seconds
+    for done, _ in enumerate(execute(partial(run_one, grid, quiet=report.quiet), left), start=1):
+        minutes = (report.seconds - started) / done * (len(left) - done) / 60
+        report.say(f"{done} of {len(left)} cells, about {minutes:.0f} minutes left")
+    return status(grid)
+
+
+def read_records(grid: Grid) -> list[dict[str, Any]]:
+    """The records of all finished cells, in the grid's order."""
+    paths = [record_path(grid, cell) for cell in grid.cells]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from crow.benchmark.grid import Cell, describe, read_grid
+from crow.errors import ConfigError
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "blocks": [
+        {"attacks": ["badnets-refusal", "vpi-code_injection"], "defenses": ["none", ["crow", "quantization-4"]]},
+        {
+            "attacks": ["badnets-refusal"],
+            "defenses": ["finetuning", "crow"],
+            "seeds": [0, 1],
+            "settings": [{}, {"alpha": 2}],
+        },
+    ],
+}
+
+
+def written(folder: Path, values: Any) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return {**SMALL, "blocks": [{**SMALL["blocks"][0], **changes}]}
+
+
+def test_cells_come_in_the_blocks_order_and_only_once(tmp_path: Path) -> None:
+    values = {**SMALL, "blocks": [*SMALL["blocks"], SMALL["blocks"][0]]}
+    grid = read_grid(written(tmp_path, values))
+    assert [(c.attack, c.defense, c.seed, dict(c.settings)) for c in grid.cells] == [
+        ("badnets-refusal", ("none",), 0, {}),
+        ("badnets-refusal", ("crow", "quantization-4"), 0, {}),
+        ("vpi-code_injection", ("none",), 0, {}),
+        ("vpi-code_injection", ("crow", "quantization-4"), 0, {}),
+        *[
+            ("badnets-refusal", (defense,), seed, settings)
+            for settings in ({}, {"alpha": 2})
+            for defense in ("finetuning", "crow")
+            for seed in (0, 1)
+        ],
+    ]
+    assert (grid.name, grid.n, grid.samples, grid.data) == ("small", 100, 100, None)
+    assert grid.output == tmp_path / "grid-results"
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    grid = read_grid(written(tmp_path, {**changed(), "data": "../public", "output": "../out", "n": 7}))
+    assert grid.data is not None
+    assert (grid.data.resolve(), grid.output.resolve()) == (tmp_path.parent / "public", tmp_path.parent / "out")
+    assert grid.n == 7
+
+
+def test_every_part_of_a_cell_is_in_its_name() -> None:
+    cell = Cell("some/model", "ctba-sentiment", ("crow",), 3, (("alpha", 2.5),), "other/reference")
+    others = [
+        dataclasses.replace(cell, **change)
+        for change in (
+            {"model": "some/another"},
+            {"attack": "vpi-sentiment"},
+            {"defense": ("crow", "quantization-4")},
+            {"seed": 4},
+            {"settings": ()},
+            {"settings": (("alpha", 3.5),)},
+            {"reference": None},
+        )
+    ]
+    assert len({other.name for other in others} | {cell.name}) == 8
+    assert not set(cell.name) & set("/ :\\")
+    assert describe(cell) == {
+        "model": "some/model",
+        "attack": "ctba",
+        "target": "sentiment",
+        "defense": "crow",
+        "seed": 3,
+        "settings": {"alpha": 2.5},
+        "reference": "other/reference",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("- a\n- b\n", "names with values, got list"),
+        ("a: [", "cannot be read"),
+        ({"name": "x"}, "'blocks'"),
+        ({"name": "x", "blocks": []}, "blocks to be a list"),
+        ({**SMALL, "bloks": []}, "did you mean 'blocks'"),
+        ({**SMALL, "n": 0}, "n to be a whole number of at least 1, got 0"),
+        ({**SMALL, "samples": "many"}, "samples to be a whole number"),
+        ({"name": "x", "blocks": [{"attacks": ["badnets-refusal"]}]}, "block 1: expected 'defenses'"),
+        (changed(defenses="crow"), "defenses to be a list"),
+        (changed(defenses=["crwo"]), "did you mean 'crow'"),
+        (changed(defenses=[[]]), "a stack of defenses"),
+        (changed(defenses=[["crow", "quantisation-4"]]), "did you mean 'quantization-4'"),
+        (changed(attacks=["bednets-refusal"]), "did you mean 'badnets'"),
+        (changed(attacks=["badnets"]), "target"),
+        (changed(seeds=[-1]), "at least 0, got -1"),
+        (changed(seeds=[True]), "whole number"),
+        (changed(settings=["alpha"]), "settings to be names"),
+        (changed(settings=[{"alpa": 1}], defenses=["crow"]), "did you mean 'alpha'"),
+        (changed(settings=[{"alpha": -1}], defenses=["crow"]), "alpha >= 0"),
+        (changed(settings=[{"alpha": "much"}], defenses=["crow"]), "block 1"),
+        (changed(settings=[{"samples": 0}], defenses=["crow"]), "samples to be"),
+        (changed(settings=[{"alpha": 1}], defenses=["none"]), "settings for one of"),
+        (changed(defenses=["cleangen"]), "wants a clean model"),
+        (changed(models=["a/model", "b/model"]), "twice"),
+    ],
+)
+def test_what_could_not_run_is_refused_before_anything_runs(values: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_grid(written(tmp_path, values))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        read_grid(tmp_path / "nowhere.yaml")

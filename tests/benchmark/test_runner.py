@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from crow.benchmark import runner
+from crow.benchmark.executors import get_executor, in_process
+from crow.benchmark.grid import Cell, Grid, read_grid
+from crow.benchmark.runner import failure_path, lock_path, read_records, record_path, run_grid, status
+from crow.errors import ConfigError, DataError
+from crow.workflows.common import Reporter
+from tests.benchmark.grids import make_small, run_in_child, run_small, write_grid
+
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    folder = tmp_path_factory.mktemp("grid")
+    return run_small(write_grid(folder), folder / "cache")
+
+
+def test_every_cell_has_a_record_with_what_was_measured(finished: Grid) -> None:
+    assert status(finished) == {"cells": 12, "finished": 12, "failed": 0, "left": 0}
+    records = read_records(finished)
+    assert [(r["attack"], r["target"], r["defense"], r["seed"]) for r in records[:4]] == [
+        ("badnets", "refusal", "none", 0),
+        ("badnets", "refusal", "none", 1),
+        ("badnets", "refusal", "quantization-4", 0),
+        ("badnets", "refusal", "quantization-4", 1),
+    ]
+    for record in records:
+        assert record["metrics"].keys() >= {"asr_triggered", "asr_clean", "perplexity", "seconds"}
+        assert record["metrics"]["asr_triggered"]["n"] == 3
+        assert record["manifest"]["data"]["purification"]["n"] == 4
+        assert record["needs"] == ("clean data" if "wanda" in record["defense"] else "nothing")
+    by_defense = {r["defense"]: r["metrics"]["perplexity"]["value"] for r in records if r["attack"] == "badnets"}
+    assert len(set(by_defense.values())) == 3
+
+
+def test_cells_of_one_attack_share_its_model(finished: Grid) -> None:
+    used = {r["attack"]: set() for r in read_records(finished)}
+    for record in read_records(finished):
+        used[record["attack"]].add(json.dumps(record["manifest"]["model"]["merged"]))
+    assert [len(adapters) for adapters in used.values()] == [1, 1]
+    suspects = finished.output.parent / "cache" / "suspects"
+    assert len(list(suspects.glob("*/manifest.json"))) == 2
+    assert not list(suspects.glob("*.partial"))
+
+
+def test_a_rerun_changes_nothing(finished: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.output.iterdir()}
+    monkeypatch.setattr(runner, "run_cell", lambda *_: pytest.fail("a finished cell ran again"))
+    run_grid(finished, QUIET)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.output.iterdir()} == before
+
+
+@pytest.fixture
+def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
+    make_small(monkeypatch, tmp_path / "cache")
+    return read_grid(write_grid(tmp_path))
+
+
+def test_a_failed_cell_is_recorded_and_the_others_go_on(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = grid.cells[1]
+
+    def run(cell: Cell, *_: object) -> dict[str, str]:
+        if cell == bad:
+            raise DataError("no such\nset")
+        return {"name": cell.name}
+
+    monkeypatch.setattr(runner, "run_cell", run)
+    assert run_grid(grid, QUIET) == {"cells": 12, "finished": 11, "failed": 1, "left": 0}
+    said = json.loads(failure_path(grid, bad).read_text())
+    assert said == {"cell": bad.name, "error": "DataError", "message": "no such set"}
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *_: {"name": cell.name})
+    assert run_grid(grid, QUIET)["failed"] == 1
+    assert run_grid(grid, QUIET, retry=True) == {"cells": 12, "finished": 12, "failed": 0, "left": 0}
+    assert not failure_path(grid, bad).exists()
+
+
+def test_a_cell_that_another_process_runs_is_left_to_it(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *_: {"name": cell.name})
+    with runner.FileLock(lock_path(grid, grid.cells[0])):
+        assert run_grid(grid, QUIET)["left"] == 1
+    assert run_grid(grid, QUIET)["left"] == 0
+
+
+def test_cells_run_in_the_order_of_the_grid(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Cell] = []
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *_: ran.append(cell) or {})
+    run_grid(grid, QUIET)
+    assert tuple(ran) == grid.cells
+
+
+def test_kill_minus_nine_at_ten_moments_loses_and_changes_nothing(tmp_path: Path) -> None:
+    path, cache = write_grid(tmp_path), tmp_path / "cache"
+    grid = read_grid(path)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.benchmark.grids"])
+    seen: dict[Path, tuple[bytes, int]] = {}
+    rng = random.Random(0)
+
+    def unchanged() -> None:
+        for path, (content, time_written) in seen.items():
+            assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, time_written)
+        for cell in grid.cells:
+            path = record_path(grid, cell)
+            if path.is_file():
+                json.loads(path.read_text())
+                seen[path] = (path.read_bytes(), path.stat().st_mtime_ns)
+
+    for _ in range(10):
+        child = context.Process(target=run_in_child, args=(path, cache))
+        child.start()
+        time.sleep(rng.uniform(0.2, 1.5))
+        child.kill()
+        child.join()
+        unchanged()
+    kills_left = status(grid)["left"]
+    child = context.Process(target=run_in_child, args=(path, cache))
+    child.start()
+    child.join()
+    unchanged()
+    assert child.exitcode == 0
+    assert status(grid) == {"cells": 12, "finished": 12, "failed": 0, "left": 0}
+    assert kills_left < 12
+    assert not list((cache / "suspects").glob("*.partial"))
+
+
+def test_an_unknown_executor_is_refused() -> None:
+    assert get_executor("in-process") is in_process
+    with pytest.raises(ConfigError, match="did you mean 'ray'"):
+        get_executor("rai")
