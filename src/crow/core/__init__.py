@@ -1,5 +1,6 @@
 """The method in tensors: consistency, perturbation, objective, collapse. Imports torch only."""
 
+from crow.core.bounds import displacement, expansion_bound
 from crow.core.collapse import collapse_score
 from crow.core.consistency import (
     coarse_log_probs,
@@ -17,6 +18,8 @@ __all__ = [
     "collapse_score",
     "consistency_loss",
     "crow_loss",
+    "displacement",
+    "expansion_bound",
     "fgsm_perturbation",
     "layer_consistency",
     "output_consistency_loss",

@@ -54,6 +54,12 @@ _LINES: Mapping[str, Mapping[str, Any]] = {
     "clean": {"color": _SERIES_A, "linestyle": "-", "marker": "o"},
     "triggered": {"color": _SERIES_B, "linestyle": "--", "marker": "s"},
 }
+_MORE_LINES: Sequence[Mapping[str, Any]] = (
+    {"color": _SERIES_A, "linestyle": ":", "marker": "^"},
+    {"color": _SERIES_B, "linestyle": "-.", "marker": "v"},
+    {"color": _INK, "linestyle": "-", "marker": "x"},
+    {"color": _INK, "linestyle": "--", "marker": "+"},
+)
 TERMS = {
     "loss": "Total loss",
     "language_modeling": "Language modeling",
@@ -116,6 +122,25 @@ def curve_figures(curves: Any) -> list[Picture]:
     return pictures
 
 
+def layer_figure(name: str, heading: str, unit: str, series: Mapping[str, Sequence[float]]) -> Picture | None:
+    """One panel with a line for every series over the layers; None without any.
+
+    Args:
+        name: keeps its element ids apart from others'.
+        heading: above it.
+        unit: of the vertical axis.
+        series: label to one value a layer; at most four.
+    """
+    shown = {label: values for label, values in series.items() if len(values)}
+    if not shown:
+        return None
+    ranges = "; ".join(f"{label} from {min(values):.3g} to {max(values):.3g}" for label, values in shown.items())
+    layers = max(len(values) for values in shown.values())
+    description = f"Line chart of {heading[0].lower()}{heading[1:]} over {layers} layers: {ranges}."
+    everything = [value for values in shown.values() for value in values]
+    return _draw(name, heading, description, lambda axes: _plot_curves(axes, shown, everything, unit))
+
+
 def identity_figure(before: SearchRecord | None, after: SearchRecord | None) -> Picture | None:
     """What share of the prompts agreed at the end of every start, before and after on one axis; None if unknown."""
     searches = (("before", before), ("after", after))
@@ -146,11 +171,15 @@ def _plot_loss(axes: Axes, xs: Sequence[float], ys: Sequence[float | None]) -> N
     _scale(axes, _known(ys))
 
 
-def _plot_curves(axes: Axes, kinds: Mapping[str, Sequence[float | None]], everything: Sequence[float]) -> None:
+def _plot_curves(
+    axes: Axes, kinds: Mapping[str, Sequence[float | None]], everything: Sequence[float], unit: str = "1 − cosine"
+) -> None:
+    styles = iter(_MORE_LINES)
     for kind, ys in kinds.items():
-        axes.plot(range(1, len(ys) + 1), _gaps(ys), label=kind, linewidth=1.4, markersize=2.8, **_LINES[kind])
+        style = _LINES[kind] if kind in _LINES else next(styles)
+        axes.plot(range(1, len(ys) + 1), _gaps(ys), label=kind, linewidth=1.4, markersize=2.8, **style)
     axes.set_xlabel("layer")
-    axes.set_ylabel("1 − cosine")
+    axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.legend(loc="best", handlelength=2.6)
     _scale(axes, everything)

@@ -41,7 +41,7 @@ def render_report(results: Mapping[str, Any], title: str) -> str:
     model = results.get("model")
     named = {"model": model} if isinstance(model, Mapping) else {}
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -72,7 +72,7 @@ def write_report(results: Mapping[str, Any], path: Path, title: str) -> None:
 
 
 @functools.cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Templates with escaping always on; every string that is printed goes through `visible` first."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
