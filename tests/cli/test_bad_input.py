@@ -115,7 +115,9 @@ def test_a_wrong_command_line_is_told_on_one_line(refused: Refused, arguments: t
 
 
 def test_alpha_in_both_units_is_refused(refused: Refused, model: Path) -> None:
-    assert "--alpha" in refused("purify", model, "-o", refused.out, "--alpha", 1, "--alpha-ratio", 1)
+    assert "at most one of alpha and alpha_ratio" in refused(
+        "purify", model, "-o", refused.out, "--alpha", 1, "--alpha-ratio", 1
+    )
 
 
 @pytest.mark.usefixtures("unloaded")

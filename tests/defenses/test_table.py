@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from crow.defenses.quantization import Quantization
 from crow.defenses.stack import Stack
 from crow.defenses.table import DEFENSES, get_defense, known_defenses
 from crow.errors import ConfigError
+from crow.models.architecture import find_layers
 from crow.models.generation import generate
+from crow.models.linear import matrices
 from crow.records import Example
 
 EXAMPLES = [Example(f"say {word}", f"{word} and {word} again") for word in ("one", "two", "three four", "five")]
@@ -98,3 +102,24 @@ def test_other_packages_bring_defenses_but_take_no_name_of_ours(monkeypatch: pyt
     assert not loaded
     assert isinstance(get_defense("theirs", Surroundings(Path("unused"))), NoDefense)
     assert loaded == ["theirs"]
+
+
+def test_the_defense_in_the_documentation_works_and_all_of_ours_are_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "defenses.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert len(code.splitlines()) <= 30
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    lm, before = pico_language_model("llama"), pico_language_model("llama")
+    namespace["Shrink"](Surroundings(Path("unused"))).apply(lm, [])
+    layers = zip(find_layers(lm.model), find_layers(before.model), strict=True)
+    for new, old in (pair for both in layers for pair in zip(*map(matrices, both), strict=True)):
+        torch.testing.assert_close(new.weight, 0.99 * old.weight)
+    rows = {
+        name
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    }
+    patterns = {f"{base}{suffix}" for base in ("pruning-magnitude", "pruning-wanda") for suffix in ("-2:4", "-4:8")}
+    assert {name for name in rows if not name.startswith("-")} | patterns == set(DEFENSES)
