@@ -238,12 +238,14 @@ def bench(
     """Run the experiments of GRID that have no record yet; kill it anywhere and run it again."""
     from crow.benchmark.executors import get_executor
     from crow.benchmark.grid import read_grid
-    from crow.benchmark.runner import run_grid, status
+    from crow.benchmark.runner import report_grid, run_grid, status
     from crow.workflows.common import Reporter
 
     whole = read_grid(grid)
     execute = get_executor(executor)
     counts = status(whole) if dry_run else run_grid(whole, Reporter(quiet), execute, retry)
+    if not dry_run:
+        report_grid(whole)
     show(counts, json_output, lambda: say(", ".join(f"{value} {name}" for name, value in counts.items())))
 
 

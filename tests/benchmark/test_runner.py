@@ -27,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 def test_every_cell_has_a_record_with_what_was_measured(finished: Grid) -> None:
     assert status(finished) == {"cells": 12, "finished": 12, "failed": 0, "left": 0}
-    records = read_records(finished)
+    records = list(read_records(finished).values())
     assert [(r["attack"], r["target"], r["defense"], r["seed"]) for r in records[:4]] == [
         ("badnets", "refusal", "none", 0),
         ("badnets", "refusal", "none", 1),
@@ -44,8 +44,9 @@ def test_every_cell_has_a_record_with_what_was_measured(finished: Grid) -> None:
 
 
 def test_cells_of_one_attack_share_its_model(finished: Grid) -> None:
-    used = {r["attack"]: set() for r in read_records(finished)}
-    for record in read_records(finished):
+    records = read_records(finished).values()
+    used = {r["attack"]: set() for r in records}
+    for record in records:
         used[record["attack"]].add(json.dumps(record["manifest"]["model"]["merged"]))
     assert [len(adapters) for adapters in used.values()] == [1, 1]
     suspects = finished.output.parent / "cache" / "suspects"

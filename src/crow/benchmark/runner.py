@@ -15,6 +15,7 @@ from crow.benchmark.cells import run_cell
 from crow.benchmark.executors import Executor, in_process
 from crow.benchmark.grid import Cell, Grid
 from crow.output import write_json
+from crow.report.grid_page import write_grid_report
 from crow.workflows.common import Reporter
 
 
@@ -86,7 +87,18 @@ def run_grid(grid: Grid, report: Reporter, execute: Executor = in_process, retry
     return status(grid)
 
 
-def read_records(grid: Grid) -> list[dict[str, Any]]:
-    """The records of all finished cells, in the grid's order."""
-    paths = [record_path(grid, cell) for cell in grid.cells]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+def read_records(grid: Grid) -> dict[str, dict[str, Any]]:
+    """Name to record of all finished cells, in the grid's order."""
+    paths = {cell.name: record_path(grid, cell) for cell in grid.cells}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+
+
+def report_grid(grid: Grid) -> None:
+    """Write the tables and the page of what is finished, beside the records."""
+    failures = {cell.name: failure_path(grid, cell) for cell in grid.cells if not record_path(grid, cell).is_file()}
+    failed = {
+        name: json.loads(path.read_text(encoding="utf-8"))["message"]
+        for name, path in failures.items()
+        if path.is_file()
+    }
+    write_grid_report(read_records(grid), failed, grid.output, grid.name)

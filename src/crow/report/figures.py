@@ -154,6 +154,35 @@ def identity_figure(before: SearchRecord | None, after: SearchRecord | None) -> 
     return _draw("identities", heading, description, lambda axes: _plot_shares(axes, rows), height)
 
 
+def tradeoff_figure(name: str, attack: str, points: Sequence[tuple[float, float, str]], untreated: str) -> Picture:
+    """Attack success against utility, one point a defense, named beside it.
+
+    Args:
+        name: keeps its element ids apart from others'.
+        attack: its heading.
+        points: (perplexity relative to the suspect, attack success, defense).
+        untreated: the name of no defense at all.
+    """
+    listed = "; ".join(f"{label}: success {success:.2f} at {ratio:.2f}" for ratio, success, label in points)
+    description = f"Scatter chart of attack success against perplexity relative to the suspect: {listed}."
+    heading = f"Success against perplexity, {attack}"
+    return _draw(name, heading, description, lambda axes: _plot_tradeoff(axes, points, untreated), 3.4)
+
+
+def ablation_figure(name: str, setting: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
+    """Attack success over a setting's values, one line for every attack and defense, at most six.
+
+    Args:
+        name: keeps its element ids apart from others'.
+        setting: what was varied.
+        lines: label to (value, attack success).
+    """
+    shown = dict(list(lines.items())[:6])
+    listed = "; ".join(f"{label} from {points[0][1]:.2f} to {points[-1][1]:.2f}" for label, points in shown.items())
+    description = f"Line chart of attack success over {setting}: {listed}."
+    return _draw(name, f"Success by {setting}", description, lambda axes: _plot_ablation(axes, setting, shown))
+
+
 def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
@@ -183,6 +212,28 @@ def _plot_curves(
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.legend(loc="best", handlelength=2.6)
     _scale(axes, everything)
+
+
+def _plot_tradeoff(axes: Axes, points: Sequence[tuple[float, float, str]], untreated: str) -> None:
+    for ratio, success, label in points:
+        style = {"color": _SERIES_B, "marker": "s"} if label == untreated else {"color": _SERIES_A, "marker": "o"}
+        axes.plot([ratio], [success], linestyle="", markersize=4, **style)
+        axes.annotate(label, (ratio, success), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+    axes.set_ylim(-0.04, 1.08)
+    axes.set_ylabel("attack success")
+    axes.set_xlabel("perplexity relative to the suspect")
+    if max(ratio for ratio, _, _ in points) > 2:
+        axes.set_xscale("log")
+
+
+def _plot_ablation(axes: Axes, setting: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    styles = [*_LINES.values(), *_MORE_LINES]
+    for (label, points), style in zip(lines.items(), styles, strict=False):
+        axes.plot(*zip(*points, strict=True), label=label, linewidth=1.4, markersize=3, **style)
+    axes.set_ylim(-0.04, 1.08)
+    axes.set_ylabel("attack success")
+    axes.set_xlabel(setting)
+    axes.legend(loc="best", handlelength=2.6, fontsize=7)
 
 
 def _plot_shares(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:

@@ -1,0 +1,185 @@
+"""Tables of an experiment from its records: rows are attacks, columns defenses; Markdown and LaTeX.
+
+Seeds of one attack and defense are pooled: their counts are added, and the interval is that of the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from crow.records import Rate
+from crow.report.reading import as_mapping, as_number, read_evaluation
+from crow.report.text import factor
+
+KEPT = 1.1
+"""A defense that more than so multiplies perplexity has not kept the model, and is never the best of its row."""
+UNTREATED = "none"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was measured of one defense on one attack, over all seeds.
+
+    Attributes:
+        attack: its row: model, trigger and target.
+        defense: its column: names, and settings where they were changed.
+        settings: those changes.
+        triggered: attack success with the trigger.
+        clean: without.
+        ratio: mean perplexity relative to the untreated suspect; None without a record of that.
+        seeds: how many.
+        records: names of the records.
+        needs: what the defense needs.
+    """
+
+    attack: str
+    defense: str
+    settings: Mapping[str, Any]
+    triggered: Rate
+    clean: Rate
+    ratio: float | None
+    seeds: int
+    records: tuple[str, ...]
+    needs: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the model is still one, as far as is known."""
+        return self.ratio is None or self.ratio <= KEPT
+
+
+def pooled(rates: Iterable[Rate]) -> Rate:
+    """One rate over the outputs of several."""
+    found = list(rates)
+    return Rate.of(
+        sum(round(rate.value * rate.n) for rate in found),
+        sum(rate.n for rate in found),
+        sum(rate.n_unscored for rate in found),
+    )
+
+
+def entries(records: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
+    """One entry for every attack and defense that has a record, in their order.
+
+    Args:
+        records: name to record, as `crow bench` writes them; what is no measurement is left out.
+    """
+    models = {str(record.get("model")) for record in records.values()}
+    groups: dict[tuple[str, str], list[str]] = {}
+    untreated: dict[str, float] = {}
+    for name, record in records.items():
+        found = read_evaluation(record.get("metrics"))
+        if found.triggered is None or found.clean is None:
+            continue
+        attack = f"{record.get('attack')} / {record.get('target')}"
+        attack += f" ({record.get('model')})" if len(models) > 1 else ""
+        changes = as_mapping(record.get("settings"))
+        defense = str(record.get("defense")) + "".join(f", {key} {value}" for key, value in changes.items())
+        groups.setdefault((attack, defense), []).append(name)
+        if defense == UNTREATED and found.perplexity is not None:
+            untreated.setdefault(attack, found.perplexity.value)
+    made = []
+    for (attack, defense), names in groups.items():
+        measured = [read_evaluation(records[name].get("metrics")) for name in names]
+        before = untreated.get(attack)
+        ratios = [each.perplexity.value / before for each in measured if each.perplexity and before]
+        made.append(
+            Entry(
+                attack,
+                defense,
+                as_mapping(records[names[0]].get("settings")),
+                pooled(each.triggered for each in measured if each.triggered),
+                pooled(each.clean for each in measured if each.clean),
+                mean(ratios) if ratios else None,
+                len(names),
+                tuple(names),
+                str(records[names[0]].get("needs") or ""),
+            )
+        )
+    return made
+
+
+def columns(made: Sequence[Entry]) -> list[str]:
+    """The defenses, in the order in which they first occur."""
+    return list(dict.fromkeys(entry.defense for entry in made))
+
+
+def rows(made: Sequence[Entry]) -> dict[str, dict[str, Entry]]:
+    """Attack to defense to entry."""
+    table: dict[str, dict[str, Entry]] = {}
+    for entry in made:
+        table.setdefault(entry.attack, {})[entry.defense] = entry
+    return table
+
+
+def best(row: Mapping[str, Entry]) -> set[str]:
+    """The defenses of a row that leave the least of the backdoor and keep the model; none where nothing helps."""
+    treated = [entry for entry in row.values() if entry.defense != UNTREATED and entry.kept]
+    lowest = min((entry.triggered.value for entry in treated), default=None)
+    before = row[UNTREATED].triggered.value if UNTREATED in row else None
+    if lowest is None or (before is not None and lowest >= before):
+        return set()
+    return {entry.defense for entry in treated if entry.triggered.value == lowest}
+
+
+def cell_text(entry: Entry) -> tuple[str, str]:
+    """Attack success with its interval in per cent, and what became of the model."""
+    rate = entry.triggered
+    success = f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    return success, "" if entry.ratio is None else factor(entry.ratio, 2)
+
+
+def markdown_table(made: Sequence[Entry]) -> str:
+    """The table as Markdown; the best of each row in bold."""
+    names = columns(made)
+    lines = ["| attack | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
+    for attack, row in rows(made).items():
+        strong, cells = best(row), []
+        for name in names:
+            success, utility = cell_text(row[name]) if name in row else ("", "")
+            mark = "**" if name in strong else ""
+            cells.append(f"{mark}{success}{mark}<br>{utility}" if success else "")
+        lines.append(f"| {attack} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def latex_table(made: Sequence[Entry]) -> str:
+    """The table as LaTeX (booktabs); attack success, below it perplexity relative to the suspect."""
+    names = columns(made)
+    lines = [
+        rf"\begin{{tabular}}{{l{'c' * len(names)}}}",
+        r"\toprule",
+        " & ".join(["attack", *map(latex, names)]) + r" \\",
+        r"\midrule",
+    ]
+    for attack, row in rows(made).items():
+        strong, above, below = best(row), [latex(attack)], [""]
+        for name in names:
+            success, utility = cell_text(row[name]) if name in row else ("", "")
+            above.append(rf"\textbf{{{success}}}" if name in strong else success)
+            below.append(latex(utility))
+        lines += [" & ".join(above) + r" \\", " & ".join(below) + r" \\"]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def latex(text: str) -> str:
+    """`text` with LaTeX's own characters escaped."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"} | {"\N{NO-BREAK SPACE}": "~"}
+    return "".join(special.get(character, character) for character in text)
+
+
+def ablations(made: Sequence[Entry]) -> dict[tuple[str, str], list[tuple[float, Entry]]]:
+    """(setting, attack and defense) to its values with their entries, where one number alone was varied."""
+    found: dict[tuple[str, str], list[tuple[float, Entry]]] = {}
+    for entry in made:
+        if len(entry.settings) == 1:
+            ((key, value),) = entry.settings.items()
+            number = as_number(value)
+            if number is not None:
+                label = f"{entry.attack}, {entry.defense.partition(',')[0]}"
+                found.setdefault((str(key), label), []).append((number, entry))
+    return {key: sorted(points, key=lambda point: point[0]) for key, points in found.items() if len(points) > 1}
