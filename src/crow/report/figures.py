@@ -216,8 +216,8 @@ def _plot_curves(
 
 def _plot_tradeoff(axes: Axes, points: Sequence[tuple[float, float, str]], untreated: str) -> None:
     for ratio, success, label in points:
-        style = {"color": _SERIES_B, "marker": "s"} if label == untreated else {"color": _SERIES_A, "marker": "o"}
-        axes.plot([ratio], [success], linestyle="", markersize=4, **style)
+        colour, marker = (_SERIES_B, "s") if label == untreated else (_SERIES_A, "o")
+        axes.plot([ratio], [success], marker, color=colour, markersize=4)
         axes.annotate(label, (ratio, success), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
     axes.set_ylim(-0.04, 1.08)
     axes.set_ylabel("attack success")
