@@ -37,6 +37,7 @@ def spectral_norm(function: Layer, at: Tensor, generator: torch.Generator) -> fl
         # By two backward passes: not every operation has a forward-mode derivative.
         _, image = torch.autograd.functional.jvp(function, at, vector)
         _, back = torch.autograd.functional.vjp(function, at, image)
+        assert isinstance(back, Tensor)
         size = back.norm()
         # |J^T J v| is the square of the largest singular value once v is its vector, and never more than that.
         previous, norm = norm, float(size.sqrt())

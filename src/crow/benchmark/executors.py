@@ -26,7 +26,7 @@ def on_ray(run: Callable[[Cell], None], cells: Sequence[Cell]) -> Iterator[None]
         ConfigError: without Ray.
     """
     try:
-        import ray  # noqa: PLC0415 heavy, and an extra
+        import ray  # noqa: PLC0415 heavy, and an extra  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError("expected Ray for --executor ray, found none; pip install 'crow-llm[ray]'") from None
     if not ray.is_initialized():
