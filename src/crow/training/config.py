@@ -104,7 +104,8 @@ class CrowConfig(FinetuneConfig):
         samples: clean examples used, chosen by seed.
         self_distillation: how much of the language-modelling term asks for the suspect's own predictions on the clean
             answers instead of the answers' tokens, in [0, 1].
-        opening_weight: weight of an answer's first `adversary_tokens` tokens in that, > 0; of the others it is 1.
+        opening_weight: weight, in that, of the mean over the answers' first `adversary_tokens` tokens beside the mean
+            over all of them, >= 0.
         rounds: at most this many times search and repair; 0 leaves the search out (the published method).
         adversary_weight: weight of the loss under the latent adversary, >= 0.
         found_weight: in that loss, weight of the found answer's likelihood over that of output consistency, >= 0.
@@ -127,7 +128,7 @@ class CrowConfig(FinetuneConfig):
     inner_layers: bool = False
     samples: int = 100
     self_distillation: float = 0.0
-    opening_weight: float = 1.0
+    opening_weight: float = 0.0
     rounds: int = 0
     adversary_weight: float = 0.6
     found_weight: float = 2.0
@@ -159,11 +160,11 @@ class CrowConfig(FinetuneConfig):
             "adversary_tokens",
         ):
             require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
-        for name in ("rounds", "adversary_weight", "found_weight"):
+        for name in ("rounds", "opening_weight", "adversary_weight", "found_weight"):
             require(0 <= getattr(self, name) < math.inf, name, ">= 0", getattr(self, name))
         share = self.self_distillation
         require(0 <= share <= 1, "self_distillation", "in [0, 1]", share)
-        for name in ("opening_weight", "adversary_radius", "adversary_rate"):
+        for name in ("adversary_radius", "adversary_rate"):
             require(0 < getattr(self, name) < math.inf, name, "> 0", getattr(self, name))
         depths = self.adversary_depths
         require(bool(depths) and all(0 < d <= 1 for d in depths), "adversary_depths", "in (0, 1]", depths)

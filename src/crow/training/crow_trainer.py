@@ -119,9 +119,10 @@ class CrowTrainer(ResponseTrainer):
         return batch
 
     def answer_loss(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
-        """`(1 - s) CE(response) + s w KL(suspect || model)`, s being `self_distillation` where predictions are known.
+        """`(1 - s) CE(response) + s (KL + w KL_opening)`, s being `self_distillation` where predictions are known.
 
-        w is `opening_weight` for the first tokens of a response, 1 for the others.
+        KL is the mean of `KL(suspect || model)` over all response tokens, KL_opening that over the first ones of every
+        response: two means, so that w, `opening_weight`, says the same of long and of short responses.
         """
         if "suspect_tokens" not in inputs:
             return super().answer_loss(model, inputs, n_tokens)
@@ -131,19 +132,27 @@ class CrowTrainer(ResponseTrainer):
         known, kept = inputs["suspect_known"], inputs["suspect_log_probs"]
         present = coarse_log_probs(log_probs, inputs["suspect_tokens"])
         config = self.crow_config
-        opening = (labelled.cumsum(dim=1) <= config.adversary_tokens)[labelled]
-        weights = known * torch.where(opening, config.opening_weight, 1.0)
+        opening = first_columns(labelled, config.adversary_tokens)[labelled]
+        whole = n_tokens is None
+        count = len(known) if n_tokens is None else n_tokens
+        n_opening = opening.sum() if whole else self.n_opening_tokens
+        weights = known * (1 / count + config.opening_weight * opening / n_opening)
         agreement = output_consistency_loss(kept, present, weights) * weights.sum()
         share = config.self_distillation
         reference = -log_probs.gather(-1, targets[labelled][:, None])[:, 0]
-        count = n_tokens if n_tokens is not None else len(known)
-        self.record(language_modeling=reference.sum() / count, self_distillation=agreement / count)
-        return ((reference * (1 - share * known)).sum() + share * agreement) / count
+        self.record(language_modeling=reference.sum() / count, self_distillation=agreement)
+        return (reference * (1 - share * known)).sum() / count + share * agreement
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The micro-batches of one optimizer step; the adversary's turn comes once in it, or not at all."""
+        """The micro-batches of one optimizer step, in which the adversary's turn comes once or not at all.
+
+        Counts the tokens of the step that responses open with.
+        """
         self._adversary_due = self.state.global_step % self.crow_config.adversary_every == 0
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        samples, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        tokens = self.crow_config.adversary_tokens
+        self.n_opening_tokens = self.over_step([first_columns(b["labels"] != IGNORED, tokens) for b in samples], device)
+        return samples, n_labels
 
     def save_extra(self, checkpoint: Path) -> None:
         """As `ResponseTrainer.save_extra`, with the adversary's state."""
@@ -198,3 +207,8 @@ class CrowTrainer(ResponseTrainer):
         with capture_hidden_states(model) as captured:
             model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, logits_to_keep=1)
         return consistency_loss(captured.states, mask, self.layers)
+
+
+def first_columns(labelled: Tensor, count: int) -> Tensor:
+    """Of each row of a boolean mask (batch, seq), the first `count` columns that are set."""
+    return labelled & (labelled.cumsum(dim=1) <= count)

@@ -37,7 +37,7 @@ PRESETS: dict[str, CrowConfig] = {
         trained_from=0.3,
         precision="auto",
         self_distillation=1.0,
-        opening_weight=4.0,
+        opening_weight=0.4,
         rounds=2,
     ),
     "paper": PAPER,

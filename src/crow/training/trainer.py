@@ -149,10 +149,14 @@ class ResponseTrainer(Trainer):
         """The micro-batches of one optimizer step; also counts the step's real tokens."""
         samples, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
         if samples:
-            n_real = torch.stack([batch["attention_mask"].sum() for batch in samples]).sum().to(device)
-            gathered: Any = self.accelerator.gather(n_real)
-            self.n_real_tokens = gathered.sum() / self.args.world_size
+            self.n_real_tokens = self.over_step([batch["attention_mask"] for batch in samples], device)
         return samples, n_labels
+
+    def over_step(self, masks: Sequence[Tensor], device: torch.device) -> Tensor:
+        """How much is set in the masks of a step's micro-batches, a process: the mean over all processes."""
+        total = sum((mask.sum() for mask in masks), start=torch.zeros((), dtype=torch.long))
+        gathered: Any = self.accelerator.gather(total.to(device))
+        return gathered.sum() / self.args.world_size
 
     def compute_loss_context_manager(self) -> ExitStack:
         """Autocast around the loss alone: the trainer's own setting would leave the model's `forward` wrapped."""
