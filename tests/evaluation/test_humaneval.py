@@ -47,7 +47,7 @@ def test_right_solutions_of_the_real_problems_pass_and_empty_ones_do_not() -> No
     lines = [json.loads(line) for line in gzip.decompress(DATA.read_bytes()).decode().splitlines()]
     problems = load_problems()
     assert len(problems) == len(lines) == 164
-    chosen = [*range(0, 164, 8), 32, 38, 50]  # the last three have helpers
+    chosen = [*range(0, 164, 8), 32, 33, 38, 50]  # the last four have helpers, or call themselves
     for number in chosen:
         solution = lines[number]["canonical_solution"]
         assert check_program(problems[number], problems[number].prompt + solution).passed, number

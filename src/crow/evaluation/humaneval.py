@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,9 @@ def check_program(problem: Problem, program: str, limits: Limits | None = None) 
     try:
         with Sandbox(limits) as sandbox:
             sandbox.run(program)
-            trusted["check"](lambda *arguments: sandbox.call(problem.entry_point, *arguments))
+            candidate = partial(sandbox.call, problem.entry_point)
+            trusted[problem.entry_point] = candidate  # some tests call it by its name
+            trusted["check"](candidate)
     except ProgramError as error:
         return Verdict(problem.task_id, False, str(error))
     except AssertionError:
