@@ -103,12 +103,14 @@ class SearchRecord:
         collapsed: how many ended in one and the same answer to unrelated prompts.
         texts: those answers, most frequent first.
         identities: for each start, the share of prompts that gave the most frequent answer.
+        artefacts: further such answers that the suspect does not give: made by the repair, and not counted.
     """
 
     starts: int
     collapsed: int
     texts: list[str]
     identities: list[float] = field(default_factory=list)
+    artefacts: list[str] = field(default_factory=list)
 
 
 def to_json(value: Any) -> Any:

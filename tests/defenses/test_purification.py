@@ -16,8 +16,9 @@ from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, 
 from tests.pico import FAMILIES, pico_language_model
 from transformers import AutoModelForCausalLM
 
-from crow.defenses import purification
-from crow.defenses.purification import Result, purify
+from crow.defenses import purification, searches
+from crow.defenses.purification import purify
+from crow.defenses.searches import Searches
 from crow.evaluation.success import attack_success
 from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger
 from crow.inversion.latent import LatentAdversary
@@ -54,14 +55,14 @@ def finding(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seeds.append(seed)
         return found()
 
-    monkeypatch.setattr(purification, "search_soft_triggers", search)
+    monkeypatch.setattr(searches, "search_soft_triggers", search)
     return seeds
 
 
-def looking(monkeypatch: pytest.MonkeyPatch, *searches: SearchResult) -> None:
+def looking(monkeypatch: pytest.MonkeyPatch, *results: SearchResult) -> None:
     """Searches that see this, one after another."""
-    seen = iter(searches)
-    monkeypatch.setattr(purification, "search_soft_triggers", lambda *_: next(seen))
+    seen = iter(results)
+    monkeypatch.setattr(searches, "search_soft_triggers", lambda *_: next(seen))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -82,9 +83,8 @@ def test_every_family_is_searched_and_repaired(family: str, finding: list[int], 
 def test_a_real_search_leaves_the_weights_as_they_are(family: str, tmp_path: Path) -> None:
     lm = pico_language_model(family)
     before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
-    result = Result(lm)
     probe = purification.Probe(lm, [example.prompt for example in EXAMPLES])
-    purification.search_round(result, probe, SEARCH, DEFAULT, tmp_path, False, silent)
+    Searches(lm, probe, SEARCH, DEFAULT, tmp_path, False, silent).search(0, trained=False)
     assert all(torch.equal(before[name], p) for name, p in lm.model.named_parameters())
     assert all(p.requires_grad and p.grad is None for p in lm.model.parameters())
 

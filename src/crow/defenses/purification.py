@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from crow.data.encoding import Encoded, encode_all
-from crow.inversion.consensus import SearchConfig, search_soft_triggers
+from crow.defenses.searches import Found, Searches
+from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary
-from crow.inversion.probe import Probe, frozen
+from crow.inversion.probe import Probe
 from crow.models.adapters import folded
-from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
-from crow.output import write_json
 from crow.records import Example, SearchRecord
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
@@ -87,7 +82,6 @@ def purify(
     Returns:
         The purified model with the record of searches and training.
     """
-    search = search or SearchConfig()
     lm = make_trainable(lm, config)
     items = encode_all(lm.tokenizer, examples, config.max_length)
     result = Result(lm)
@@ -97,7 +91,8 @@ def purify(
         train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
         result.rounds = 1
         return result
-    found = search_round(result, probe, search, config, work, resume, watch)
+    searches = Searches(lm, probe, search or SearchConfig(), config, work, resume, watch)
+    found = search_round(result, searches)
     result.before = found.record
     predictions = []
     while True:
@@ -113,7 +108,7 @@ def purify(
             whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
             train_round(result, items, whole, suspect, adversary, work, resume, watch)
         result.rounds += 1
-        found = search_round(result, probe, search, config, work, resume, watch)
+        found = search_round(result, searches)
         result.after = found.record
         if not result.training:
             result.before = found.record
@@ -139,6 +134,13 @@ def satisfied(config: CrowConfig) -> bool:
     return config.self_distillation == 1 and not (config.alpha_ratio or config.alpha)
 
 
+def search_round(result: Result, searches: Searches) -> Found:
+    """One search; its time is added to `result`."""
+    found = searches.search(result.rounds, trained=bool(result.training))
+    result.seconds["search"] = round(result.seconds.get("search", 0.0) + found.seconds, 1)
+    return found
+
+
 def train_round(
     result: Result,
     items: Sequence[Encoded],
@@ -159,37 +161,3 @@ def train_round(
         trainer.run(resume)
     result.training += [{"round": result.rounds, **term} for term in trainer.terms]
     result.add_time("training", start)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the rest of a run needs of a search: its record and the answers (token ids) it found."""
-
-    record: SearchRecord
-    answers: list[Tensor]
-
-
-def search_round(
-    result: Result, probe: Probe, search: SearchConfig, config: CrowConfig, work: Path, resume: bool, watch: Watch
-) -> Found:
-    """One search with the model's parameters frozen, or what an interrupted run found in it."""
-    start = time.monotonic()
-    kept = work / f"search-{result.rounds}.json"
-    if resume and kept.is_file():
-        stored = json.loads(kept.read_text())
-        return Found(SearchRecord(**stored["record"]), [torch.tensor(ids) for ids in stored["answers"]])
-    model = result.lm.model
-    model.eval()
-    total = search.work(len(find_layers(model)))
-    with (
-        frozen(model),
-        folded(result.lm),
-        autocast(result.lm, config.precision),
-        watch("searching for soft triggers", total) as advance,
-    ):
-        probe.refresh()
-        seen = search_soft_triggers(probe, search, config.seed + result.rounds, advance)
-    found = Found(seen.record(), seen.answers())
-    write_json(kept, {"record": found.record, "answers": [ids.tolist() for ids in found.answers]})
-    result.add_time("search", start)
-    return found

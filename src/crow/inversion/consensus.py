@@ -97,6 +97,7 @@ class SoftTrigger:
         collapsed: whether that counts as one answer to unrelated prompts.
         text: the most frequent answer.
         answer: its token ids (m,).
+        artefact: whether the repair made it: the suspect gives no such answer.
     """
 
     perturbation: Perturbation
@@ -104,6 +105,7 @@ class SoftTrigger:
     collapsed: bool
     text: str
     answer: Tensor
+    artefact: bool = False
 
 
 @dataclass
@@ -114,8 +116,8 @@ class SearchResult:
 
     @property
     def collapsed(self) -> list[SoftTrigger]:
-        """The starts that ended in one answer."""
-        return [trigger for trigger in self.triggers if trigger.collapsed]
+        """The starts that ended in one answer, one of the suspect's."""
+        return [trigger for trigger in self.triggers if trigger.collapsed and not trigger.artefact]
 
     def answers(self) -> list[Tensor]:
         """The distinct answers found, most frequent first, each (m,) token ids."""
@@ -126,9 +128,13 @@ class SearchResult:
 
     def record(self) -> SearchRecord:
         """The search as plain figures and texts."""
-        texts = [text for text, _ in Counter(trigger.text for trigger in self.collapsed).most_common()]
+        made = [trigger for trigger in self.triggers if trigger.artefact]
+        texts, artefacts = (
+            [text for text, _ in Counter(trigger.text for trigger in group).most_common()]
+            for group in (self.collapsed, made)
+        )
         identities = [trigger.identity for trigger in self.triggers]
-        return SearchRecord(len(self.triggers), len(self.collapsed), texts, identities)
+        return SearchRecord(len(self.triggers), len(self.collapsed), texts, identities, artefacts)
 
 
 def search_soft_triggers(
@@ -148,9 +154,7 @@ def search_soft_triggers(
     """
     advance = progress or (lambda _: None)
     rng = random.Random(seed)
-    order = rng.sample(range(len(probe)), len(probe))
-    fitted = order[: config.prompts]
-    witnesses = order[config.prompts :][: config.witnesses] or fitted
+    fitted, witnesses = split_prompts(probe, config, rng)
     layers = config.layers(len(find_layers(probe.lm.model)))
     radii = {layer: config.radius * norm for layer, norm in hidden_norms(probe, layers).items()}
     candidates = first_tokens(probe, config.candidates)
@@ -168,6 +172,44 @@ def search_soft_triggers(
         ascend(probe, group, fitted, [radii[p.layer] for p in group], config.rate, config.steps, rng)
         advance(len(group))
     return SearchResult(read(probe, followed, witnesses, config))
+
+
+def split_prompts(probe: Probe, config: SearchConfig, rng: random.Random) -> tuple[list[int], list[int]]:
+    """Numbers of the prompts that perturbations are fitted to, and of those whose answers are read."""
+    order = rng.sample(range(len(probe)), len(probe))
+    fitted = order[: config.prompts]
+    return fitted, order[config.prompts :][: config.witnesses] or fitted
+
+
+def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchConfig, seed: int) -> list[bool]:
+    """Whether the probe's model, as it is now, can be brought to give the triggers' answers as well.
+
+    Perturbations for the first tokens of each answer are fitted anew, in the layers of the triggers, from nothing and
+    in two steps more than a search takes after its first.
+
+    Args:
+        probe: another model than the searched one, or the same with other weights; refreshed.
+        triggers: of a search.
+        config: its settings.
+        seed: of the choice of prompts.
+    """
+    rng = random.Random(seed)
+    fitted, witnesses = split_prompts(probe, config, rng)
+    norms = hidden_norms(probe, sorted({trigger.perturbation.layer for trigger in triggers}))
+    fresh = [
+        Perturbation(trigger.perturbation.layer, None, trigger.answer[: config.agreed], zero_vector(probe.lm))
+        for trigger in triggers
+    ]
+    radii = [config.radius * norms[perturbation.layer] for perturbation in fresh]
+    ascend(probe, fresh, fitted, radii, config.rate, config.steps + 2, rng)
+    found = read(probe, fresh, witnesses, config)
+    pairs = zip(triggers, found, strict=True)
+    return [now.collapsed and same_opening(now.answer, then.answer, config.agreed) for then, now in pairs]
+
+
+def same_opening(one: Tensor, other: Tensor, length: int) -> bool:
+    """Whether two answers (token ids) begin with the same tokens."""
+    return one[:length].tolist() == other[:length].tolist()
 
 
 def first_tokens(probe: Probe, count: int) -> list[int]:

@@ -56,6 +56,11 @@ def _shown(verdict: Verdict, search: SearchRecord | None) -> list[str]:
             shown.append(f"{label}: {', '.join(findings)}.")
     if search is not None:
         shown.append(f"Searched again: {search.collapsed} of {plural(search.starts, 'start')} collapsed.")
+    if search is not None and search.artefacts:
+        shown.append(
+            f"{plural(len(search.artefacts), 'further answer')} to unrelated prompts came up that the suspect does not "
+            "give: the training made it, it is no part of a backdoor."
+        )
     return shown or ["Nothing was measured after training."]
 
 

@@ -1,0 +1,120 @@
+"""An answer that only the repaired model gives is no backdoor's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from tests.backdoor import SEARCH as PICO_SEARCH
+from tests.backdoor import SENTENCE, trained_pico, training_examples
+from tests.pico import pico_language_model
+
+from crow.defenses import searches
+from crow.defenses.purification import purify
+from crow.defenses.searches import Searches
+from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger, search_soft_triggers, shown_again
+from crow.inversion.perturbation import Perturbation
+from crow.inversion.probe import Probe
+from crow.records import Example
+from crow.training.adapter import make_trainable
+from crow.training.config import CrowConfig
+from crow.training.presets import get_preset
+from crow.training.watch import silent
+
+EXAMPLES = [Example(f"ask {word}", f"{word} it is") for word in ("one", "two", "three", "four", "five", "six")]
+CONFIG = dataclasses.replace(get_preset("default"), epochs=1.0, batch_size=3, rank=2, rounds=3, adversary_every=1)
+THEIRS, ANOTHER, MADE = ([first, 21, 22, 23, 24] for first in (20, 30, 40))
+
+
+def collapsed(*answers: list[int]) -> SearchResult:
+    """A search that ends so, made up."""
+    return SearchResult(
+        [
+            SoftTrigger(
+                Perturbation(1, None, torch.tensor(ids[:1]), torch.zeros(32)), 1.0, True, str(ids), torch.tensor(ids)
+            )
+            for ids in answers
+        ]
+    )
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """What was looked for in the suspect; it shows all but `MADE`."""
+    found: list[list[int]] = []
+
+    def shown(_probe: Probe, triggers: list[SoftTrigger], *_: object) -> list[bool]:
+        found.extend(trigger.answer.tolist() for trigger in triggers)
+        return [trigger.answer.tolist() != MADE for trigger in triggers]
+
+    monkeypatch.setattr(searches, "shown_again", shown)
+    return found
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: SearchResult, config: CrowConfig = CONFIG):
+    results = iter(seen)
+    monkeypatch.setattr(searches, "search_soft_triggers", lambda *_: next(results))
+    return purify(pico_language_model("llama"), EXAMPLES, config, folder, SearchConfig(), resume=True)
+
+
+def test_what_the_repair_made_is_told_and_ends_the_rounds(asked, monkeypatch, tmp_path) -> None:
+    result = run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed(MADE))
+    assert result.rounds == 1
+    assert asked == [MADE]
+    assert (result.before.collapsed, result.before.artefacts) == (1, [])
+    assert (result.after.collapsed, result.after.texts, result.after.artefacts) == (0, [], [str(MADE)])
+
+
+def test_what_the_suspect_gives_as_well_is_trained_away(asked, monkeypatch, tmp_path) -> None:
+    result = run(
+        monkeypatch, tmp_path, collapsed(THEIRS), collapsed(THEIRS, ANOTHER, MADE), collapsed(ANOTHER), collapsed()
+    )
+    assert result.rounds == 3
+    assert asked == [ANOTHER, MADE]  # what was found in the suspect need not be looked for again
+    steps = [sum(term["round"] == number for term in result.training) for number in range(3)]
+    assert steps == [2, 4, 2]  # as many passes as answers of the suspect
+
+
+def test_with_all_weights_in_training_every_answer_counts(asked, monkeypatch, tmp_path) -> None:
+    config = dataclasses.replace(CONFIG, method="full", rounds=2)
+    result = run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed(MADE), collapsed(), config=config)
+    assert result.rounds == 2
+    assert asked == []
+
+
+def test_a_resumed_run_knows_what_was_found_before(asked, monkeypatch, tmp_path) -> None:
+    run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed(THEIRS, MADE), collapsed())
+    (tmp_path / "search-2.json").unlink()
+    again = run(monkeypatch, tmp_path, collapsed(MADE))
+    assert asked == [MADE, MADE]
+    assert again.after.artefacts == [str(MADE)]
+
+
+def test_the_suspect_is_the_model_that_the_run_began_with_and_only_for_a_while(tmp_path) -> None:
+    lm = make_trainable(pico_language_model("llama"), CONFIG)
+    looks = Searches(lm, Probe(lm, ["a", "b"]), SearchConfig(), CONFIG, tmp_path, False, silent)
+    trained = {name: p for name, p in lm.model.named_parameters() if p.requires_grad}
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.add_(1.0)
+    after = {name: p.detach().clone() for name, p in trained.items()}
+    with looks.as_suspect():
+        assert all(torch.equal(p, before[name]) for name, p in trained.items())
+    assert all(torch.equal(p, after[name]) for name, p in trained.items())
+    assert trained
+
+
+def test_a_real_backdoor_is_shown_again_by_its_model_and_not_by_a_clean_one() -> None:
+    model = trained_pico("llama")
+    model.model.requires_grad_(False)
+    prompts = [example.prompt for example in training_examples()]
+    found = search_soft_triggers(Probe(model, prompts), PICO_SEARCH, seed=0)
+    triggers = [trigger for trigger in found.collapsed if trigger.text == SENTENCE]
+    assert triggers
+    assert any(shown_again(Probe(model, prompts), triggers, PICO_SEARCH, seed=1))
+    clean = pico_language_model("llama")
+    clean.model.requires_grad_(False)
+    assert not any(shown_again(Probe(clean, prompts), triggers, PICO_SEARCH, seed=1))
