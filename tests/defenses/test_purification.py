@@ -17,7 +17,7 @@ from tests.pico import FAMILIES, pico_language_model
 from transformers import AutoModelForCausalLM
 
 from crow.defenses import purification, searches
-from crow.defenses.purification import purify
+from crow.defenses.purification import Result, purify
 from crow.defenses.searches import Searches
 from crow.evaluation.success import attack_success
 from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger
