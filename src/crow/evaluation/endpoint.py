@@ -1,0 +1,156 @@
+"""A model behind an OpenAI-compatible endpoint, asked politely and never twice for the same.
+
+Every reply is kept on disk by what was asked of whom, so that a rerun pays nothing. The official client retries what is
+worth retrying (429, 5xx, a lost connection) with growing pauses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crow.errors import ConfigError, DataError
+from crow.output import write_json
+from crow.records import dump_json
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where and what to ask.
+
+    Attributes:
+        base_url: such as `https://host/v1`.
+        model: its name there.
+        key_variable: the environment variable that holds the key.
+        requests_per_minute: at most so many.
+        timeout: seconds for one reply.
+        retries: of one request.
+        max_tokens: of a reply.
+        prompt_price: of a million tokens that are sent.
+        completion_price: of a million tokens that come back.
+    """
+
+    base_url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    requests_per_minute: float = 120.0
+    timeout: float = 120.0
+    retries: int = 5
+    max_tokens: int = 2048
+    prompt_price: float = 0.0
+    completion_price: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"expected the judge's URL to begin with http:// or https://, got {self.base_url!r}")
+        for name in ("requests_per_minute", "timeout", "max_tokens"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"expected {name} > 0, got {getattr(self, name)}")
+
+
+@dataclass
+class Bill:
+    """What asking has cost so far; replies from disk cost nothing."""
+
+    asked: int = 0
+    cached: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
+@dataclass
+class Client:
+    """Asks an endpoint.
+
+    Attributes:
+        endpoint: whom.
+        folder: where replies are kept.
+        bill: what it cost.
+    """
+
+    endpoint: Endpoint
+    folder: Path
+    bill: Bill = field(default_factory=Bill)
+    sleep: Callable[[float], None] = time.sleep
+    _next: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            import openai  # noqa: PLC0415 an extra
+        except ImportError:
+            raise ConfigError("expected the package openai to ask a judge, found none; pip install openai") from None
+        self._errors = (openai.OpenAIError, ValueError)
+        self._client = openai.OpenAI(
+            base_url=self.endpoint.base_url,
+            api_key=os.environ.get(self.endpoint.key_variable) or "none",
+            timeout=self.endpoint.timeout,
+            max_retries=self.endpoint.retries,
+        )
+
+    def ask(self, messages: list[dict[str, str]]) -> str | None:
+        """The reply to chat messages; None where none came, which is counted in the bill and not kept."""
+        path = self.folder / f"{self._key(messages)}.json"
+        kept = _read(path)
+        if kept is not None:
+            self.bill.cached += 1
+            return str(kept["text"])
+        self._wait()
+        try:
+            reply: Any = self._client.chat.completions.create(
+                model=self.endpoint.model,
+                messages=messages,  # type: ignore[arg-type]
+                temperature=0.0,
+                max_tokens=self.endpoint.max_tokens,
+            )
+            text = reply.choices[0].message.content
+        except self._errors:
+            self.bill.failed += 1
+            return None
+        except (AttributeError, IndexError, TypeError):  # a reply of some other shape
+            text, reply = None, None
+        if not isinstance(text, str):
+            self.bill.failed += 1
+            return None
+        self._pay(reply)
+        write_json(path, {"model": self.endpoint.model, "text": text})
+        return text
+
+    def _key(self, messages: list[dict[str, str]]) -> str:
+        asked = {"url": self.endpoint.base_url, "model": self.endpoint.model, "max": self.endpoint.max_tokens}
+        return hashlib.sha256(dump_json({**asked, "messages": messages}).encode()).hexdigest()[:32]
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        if self._next > now:
+            self.sleep(self._next - now)
+        self._next = max(now, self._next) + 60.0 / self.endpoint.requests_per_minute
+
+    def _pay(self, reply: Any) -> None:
+        bill, usage = self.bill, getattr(reply, "usage", None)
+        sent, came = (int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens"))
+        bill.asked += 1
+        bill.prompt_tokens += sent
+        bill.completion_tokens += came
+        bill.cost += (sent * self.endpoint.prompt_price + came * self.endpoint.completion_price) / 1e6
+
+    def summary(self) -> dict[str, Any]:
+        """The bill and whom it is from."""
+        return {"model": self.endpoint.model, **dataclasses.asdict(self.bill)}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DataError(f"{path} is no judgment of crow's; remove it") from None
