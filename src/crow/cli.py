@@ -173,6 +173,9 @@ def evaluate(
     target: Annotated[str, typer.Option(help="refusal, sentiment or code_injection.")],
     target_text: Annotated[str | None, typer.Option(help="The target's text, where it is another.")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Prompts of each file; all by default.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The suspect that MODEL was made from: what is kept of it?")
+    ] = None,
     adapter: Adapter = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -191,7 +194,7 @@ def evaluate(
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
     marker = target_text or get_target(target).marker
-    results = run_eval(model, triggered, clean, marker, n, adapter, options)
+    results = run_eval(model, triggered, clean, marker, n, adapter, options, against)
     show(results, json_output, lambda: show_measurements({"measured": results}))
 
 

@@ -238,3 +238,19 @@ def test_overwrite_replaces(run: Run, model: Path, data: Path, poisoned: Path, t
     assert run("eval", model, "-o", out, *arguments) == 2
     assert run("eval", model, "-o", out, *arguments, "--overwrite") == 0
     assert sorted(path.name for path in out.iterdir()) == ["results.json"]
+
+
+def test_eval_says_what_is_kept_of_the_suspect(
+    run: Run, model: Path, adapter: Path, data: Path, poisoned: Path, tmp_path: Path
+) -> None:
+    files = ("--triggered", poisoned, "--clean", data, "--target", "refusal", "--n", 4)
+    assert run("eval", model, "-o", tmp_path / "same", *files, "--against", model) == 0
+    same = json.loads((tmp_path / "same" / "results.json").read_text())["kept"]
+    assert same["before"] == same["after"]
+    assert same["unchanged_answers"]["value"] == 1.0
+    assert same["divergence"] == pytest.approx(0, abs=1e-5)
+    assert {kind: rate["n"] for kind, rate in same["after"]["declined"].items()} == {"harmful": 20, "unknowable": 20}
+    assert run("eval", adapter, "-o", tmp_path / "other", *files, "--against", model) == 0
+    other = json.loads((tmp_path / "other" / "results.json").read_text())["kept"]
+    assert other["divergence"] > 0.01
+    assert other["unchanged_answers"]["value"] < 1.0

@@ -15,6 +15,7 @@ from crow.models.manifest import manifest
 from crow.output import publish, write_json
 from crow.records import Example
 from crow.workflows.common import Options, Reporter, claimed, load
+from crow.workflows.utility import kept, sample, suspect_predictions
 
 GENERATION_BATCH = 100
 """Prompts answered at a time: on a CPU a product with 100 rows costs little more than one with 40."""
@@ -76,7 +77,14 @@ def first(examples: Sequence[Example], n: int | None, source: Path) -> list[Exam
 
 
 def run_eval(
-    model: str, triggered: Path, clean: Path, marker: str, n: int | None, adapter: Path | None, options: Options
+    model: str,
+    triggered: Path,
+    clean: Path,
+    marker: str,
+    n: int | None,
+    adapter: Path | None,
+    options: Options,
+    against: str | None = None,
 ) -> dict[str, Any]:
     """Measure a model on files of triggered and of clean examples and write `results.json`.
 
@@ -88,6 +96,7 @@ def run_eval(
         n: prompts of each file, and responses for perplexity; all by default.
         adapter: a PEFT adapter folder to put on the model.
         options: common options.
+        against: the suspect that the model was made from; what it has kept is measured as well.
 
     Raises:
         CrowError: for anything the user can mend.
@@ -95,15 +104,22 @@ def run_eval(
     report = Reporter(options.quiet)
     if not marker.strip():
         raise ConfigError("expected --target-text to hold some text, got none: every answer would contain it")
-    with claimed(options, model, adapter, triggered, clean) as work:
+    with claimed(options, model, adapter, triggered, clean, against) as work:
         with_trigger = first(load_examples(triggered, need_response=False), n, triggered)
         examples = load_examples(clean, need_response=False)
         without = first(examples, n, clean)
         answered = [example for example in examples if example.response][:n]
         if not answered:
             raise DataError(f"{clean}: expected some records with a response for perplexity, got none; add 'output'")
+        if against:
+            suspect = load(against, options, report)
+            said = sample(suspect, without, report)
+            items, predictions = suspect_predictions(suspect, answered, options.max_length or 512)
+            del suspect
         lm = load(model, options, report, adapter)
         results, verdicts = measure(lm, with_trigger, without, marker, report, options, answered)
+        if against:
+            results["kept"] = kept(said, sample(lm, without, report), lm, items, predictions)
         config = {"marker": marker, "n": n, "max_new_tokens": 64}
         sets = {"triggered": with_trigger, "clean": without, "perplexity": answered}
         results["manifest"] = manifest(lm, sets, config, options.seed)
