@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from crow.benchmark.grid import Cell, describe, read_grid
+from crow.defenses.table import DEFENSES
 from crow.errors import ConfigError
 
 SMALL: dict[str, Any] = {
@@ -126,3 +127,13 @@ def test_what_could_not_run_is_refused_before_anything_runs(values: Any, message
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         read_grid(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "benchmarks" / "grids").glob("*.yaml")), ids=str)
+def test_the_grids_that_ship_are_right(path: Path) -> None:
+    grid = read_grid(path)
+    assert len(grid.cells) > 10
+    if path.stem == "paper-small":
+        defenses = {cell.defense for cell in grid.cells}
+        assert {(name,) for name in DEFENSES} - defenses == {("pruning-magnitude-2:4",), ("pruning-magnitude-4:8",)}
+        assert sum(len(defense) > 1 for defense in defenses) == 2
