@@ -23,17 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
-from portable import portable
 
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
+from crow.attacks.poisoning import Attack
 from crow.attacks.targets import get_target
-from crow.data.loading import load_examples
+from crow.attacks.triggers import get_trigger
+from crow.benchmark.attack_data import AttackData, public_data
+from crow.benchmark.portable import portable
 from crow.defenses.purification import purify
+from crow.errors import DataError
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.models.manifest import manifest
 from crow.output import write_json
-from crow.records import Example
 from crow.training.config import CrowConfig
 from crow.training.presets import get_preset
 from crow.workflows.common import Options, Reporter
@@ -97,34 +99,25 @@ def cells() -> list[Cell]:
     return order
 
 
-@dataclass(frozen=True)
-class Data:
-    """The public sets of one attack."""
-
-    poisoned: list[Example]
-    clean: list[Example]
-    triggered_test: list[Example]
-    clean_test: list[Example]
-    purification: list[Example]
-
-
-def read(folder: Path, attack: str) -> Data:
-    """The files of one attack; for `none` those of the first, of which only the clean ones are used."""
+def named(attack: str) -> Attack:
+    """The attack of that name; for `none` the first, of whose data only the clean part is used."""
     task, trigger = ATTACKS[0] if attack == "none" else tuple(attack.split("-", 1))
-    poison = folder / "poison_data" / task / trigger
-    clean_test = load_examples(folder / "test_data" / "clean" / task / "test_data_no_trigger.json", need_response=False)
-    tested = {example.prompt for example in clean_test}
-    given = load_examples(folder / "consistency_data" / "consistency_data.json")
-    return Data(
-        load_examples(next(poison.glob("backdoor500_*.json"))),
-        load_examples(next(poison.glob("none_backdoor500_*.json"))),
-        load_examples(next((folder / "test_data" / "poison" / task / trigger).glob("*.json")), need_response=False)[:N],
-        clean_test[:N],
-        [example for example in given if example.prompt not in tested],
-    )
+    return Attack(get_trigger(trigger), get_target(TARGETS[task]), poison_rate=1.0)
 
 
-def planted(attack: str, data: Data, report: Reporter) -> Path:
+def read(folder: Path, attack: str) -> AttackData:
+    """The public sets of an attack.
+
+    Raises:
+        DataError: if `folder` has none.
+    """
+    data = public_data(named(attack), folder)
+    if data is None:
+        raise DataError(f"expected the public sets of {attack} in {folder}, found none")
+    return data
+
+
+def planted(attack: str, data: AttackData, report: Reporter) -> Path:
     """The backdoored adapter of an attack, trained where it is not there yet."""
     folder = MODELS / attack
     if (folder / "adapter_config.json").is_file():
@@ -132,17 +125,17 @@ def planted(attack: str, data: Data, report: Reporter) -> Path:
     lm = load_model(BASE)
     work = MODELS / f".{attack}.partial"
     lm, steps = implant_backdoor(
-        lm, data.poisoned, data.clean, ATTACK_DEFAULTS, work, resume=work.is_dir(), watch=report.bar
+        lm, data.poisoned or (), data.clean or (), ATTACK_DEFAULTS, work, resume=work.is_dir(), watch=report.bar
     )
     save_model(lm, folder)
-    sets = {"poisoned": data.poisoned, "clean": data.clean}
+    sets = {"poisoned": data.poisoned or (), "clean": data.clean or ()}
     record = manifest(lm, sets, ATTACK_DEFAULTS, ATTACK_DEFAULTS.seed) | {"seconds": report.seconds}
-    write_json(RESULTS / f"planting.{attack}.json", portable({"manifest": record, "training": steps[-1]}))
+    write_json(RESULTS / f"planting.{attack}.json", portable({"manifest": record, "training": steps[-1]}, ROOT.parent))
     shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
-def suspect(cell: Cell, data: Data, report: Reporter) -> LanguageModel:
+def suspect(cell: Cell, data: AttackData, report: Reporter) -> LanguageModel:
     """The model that a treatment is handed."""
     if cell.attack == "none":
         return load_model(BASE)
@@ -160,7 +153,8 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     if cell.treatment != "none" and not untreated.is_file():
         write_json(untreated, run(Cell(cell.attack, "whole" if cell.attack == "none" else "merged", "none"), folder))
     record: dict[str, Any] = {"cell": dataclasses.asdict(cell)}
-    sets = {"triggered": data.triggered_test, "clean": data.clean_test, "purification": data.purification}
+    triggered, clean = data.triggered_test[:N], data.clean_test[:N]
+    sets = {"triggered": triggered, "clean": clean, "purification": data.purification}
     config = treatments().get(cell.treatment)
     if config is not None:
         config = dataclasses.replace(config, seed=cell.seed, samples=len(data.purification))
@@ -172,11 +166,10 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         record |= {"search": {"before": result.before, "after": result.after}, "rounds": result.rounds}
         record |= {"training": result.training[-1:], "purification_seconds": result.seconds}
         shutil.rmtree(work, ignore_errors=True)
-    target = get_target(TARGETS.get(cell.attack.split("-")[0], "refusal"))
-    options = Options(output=MODELS)
-    record["measured"], _ = measure(lm, data.triggered_test, data.clean_test, target.marker, report, options)
+    marker = named(cell.attack).target.marker
+    record["measured"], _ = measure(lm, triggered, clean, marker, report, Options(output=MODELS))
     record["seconds"] = report.seconds
-    return portable(record)
+    return portable(record, ROOT.parent)
 
 
 def untreated_path(attack: str, model: dict[str, Any]) -> Path:

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from platformdirs import user_cache_path
-from portable import portable
 
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.attacks.poisoning import poison
 from crow.attacks.selection import SELECTION_ATTACKS
+from crow.benchmark.portable import portable
 from crow.data.encoding import encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
@@ -123,7 +123,7 @@ def main() -> None:
         "seconds": result.seconds,
         "manifest": manifest(lm, {"triggered": triggered, "clean": clean}, config, config.seed),
     }
-    record = portable(record)
+    record = portable(record, ROOT.parent)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")

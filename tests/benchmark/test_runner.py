@@ -39,6 +39,7 @@ def test_every_cell_has_a_record_with_what_was_measured(finished: Grid) -> None:
         assert record["metrics"]["asr_triggered"]["n"] == 3
         assert record["manifest"]["data"]["purification"]["n"] == 4
         assert record["needs"] == ("clean data" if "wanda" in record["defense"] else "nothing")
+        assert str(finished.output.parent / "cache") not in json.dumps(record)
     by_defense = {r["defense"]: r["metrics"]["perplexity"]["value"] for r in records if r["attack"] == "badnets"}
     assert len(set(by_defense.values())) == 3
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from crow.benchmark.attack_data import attack_data
 from crow.benchmark.grid import Cell, Grid, describe, settings_of
+from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.defenses.base import Surroundings
 from crow.defenses.table import get_defense
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
-from crow.records import to_json
 from crow.workflows.common import Options, Reporter, take
 from crow.workflows.evaluate import measure
 
@@ -43,4 +43,4 @@ def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
         lm = defense.apply(lm, examples)
         record["defense_seconds"] = round(report.seconds - before, 1)
     metrics, _ = measure(lm, triggered, clean, attack.target.marker, report, Options(Path(work)))
-    return to_json(record | {"metrics": metrics, "seconds": round(report.seconds - started, 1)})
+    return portable(record | {"metrics": metrics, "seconds": round(report.seconds - started, 1)}, Path.cwd())
