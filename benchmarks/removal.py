@@ -36,6 +36,7 @@ from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.models.manifest import manifest
 from crow.output import write_json
+from crow.records import SearchRecord
 from crow.training.config import CrowConfig
 from crow.training.presets import get_preset
 from crow.workflows.common import Options, Reporter
@@ -163,13 +164,22 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         work = MODELS / f".{cell.name}.partial"
         result = purify(lm, data.purification, config, work, resume=work.is_dir(), watch=report.bar)
         lm = result.lm.merged()
-        record |= {"search": {"before": result.before, "after": result.after}, "rounds": result.rounds}
+        record |= {"search": {"before": figures(result.before), "after": figures(result.after)}}
+        record["rounds"] = result.rounds
         record |= {"training": result.training[-1:], "purification_seconds": result.seconds}
         shutil.rmtree(work, ignore_errors=True)
     marker = named(cell.attack).target.marker
     record["measured"], _ = measure(lm, triggered, clean, marker, report, Options(output=MODELS))
     record["seconds"] = report.seconds
     return portable(record, ROOT.parent)
+
+
+def figures(search: SearchRecord | None) -> dict[str, Any] | None:
+    """What a search saw, without its texts, which may be the outside data's."""
+    if search is None:
+        return None
+    texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts)}
+    return {"starts": search.starts, "collapsed": search.collapsed, "identities": search.identities, **texts}
 
 
 def untreated_path(attack: str, model: dict[str, Any]) -> Path:

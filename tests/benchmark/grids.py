@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 from crow.attacks.poisoning import Attack
 from crow.benchmark import cells, suspects
 from crow.benchmark.attack_data import AttackData
-from crow.benchmark.grid import Grid, read_grid
-from crow.benchmark.runner import run_grid
+from crow.benchmark.grid import Cell, Grid, read_grid
+from crow.benchmark.runner import run_grid, run_one
 from crow.models.loading import save_model
 from crow.records import Example
 from crow.workflows.common import Reporter
@@ -68,3 +69,12 @@ def run_in_child(path: Path, cache: Path) -> None:
     """The same, in a process that may be killed."""
     torch.set_num_threads(1)
     run_small(path, cache)
+
+
+def run_one_small(path: Path, cache: Path, cell: Cell) -> None:
+    """One cell, in whatever process; leaves that process's number beside the records."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch, cache)
+        run_one(read_grid(path), cell, quiet=True)
+    (cache / f"worker-{os.getpid()}").touch()
