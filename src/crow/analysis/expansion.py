@@ -66,8 +66,8 @@ def expansion(
             of_layer.append(ratio.amax(dim=-1))
             allowed.append(bound.amax(dim=-1))
             violations += int((ratio > bound * (1 + 1e-3)).sum())
-    figures = [torch.stack(each).amax(dim=0).tolist() for each in (from_input, of_layer, allowed)]
-    return Expansion(noise, *figures, violations)
+    input_wide, one_layer, bound = (torch.stack(each).amax(dim=0).tolist() for each in (from_input, of_layer, allowed))
+    return Expansion(noise, input_wide, one_layer, bound, violations)
 
 
 def hidden_states(lm: LanguageModel, embeddings: Tensor) -> list[Tensor]:

@@ -31,7 +31,12 @@ def on_ray(run: Callable[[Cell], None], cells: Sequence[Cell]) -> Iterator[None]
         raise ConfigError("expected Ray for --executor ray, found none; pip install 'crow-llm[ray]'") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    pending = [ray.remote(run).remote(cell) for cell in cells]
+
+    def on_worker(cell: Cell) -> None:  # Ray takes plain functions only
+        run(cell)
+
+    task = ray.remote(on_worker)
+    pending = [task.remote(cell) for cell in cells]
     while pending:
         done, pending = ray.wait(pending)
         for finished in done:
