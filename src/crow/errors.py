@@ -14,7 +14,10 @@ CrowError                      one line for a person: what was expected, what ca
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class CrowError(Exception):
@@ -65,3 +68,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(names)}"
     return ConfigError(f"unknown {kind} {name!r}; {hint}")
+
+
+def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of a table of that name.
+
+    Raises:
+        ConfigError: for an unknown name, with the closest known one.
+    """
+    if name not in table:
+        raise unknown_name(kind, name, table)
+    return table[name]

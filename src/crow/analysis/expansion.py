@@ -54,7 +54,7 @@ def expansion(
     of_layer: list[Tensor] = []
     allowed: list[Tensor] = []
     violations = 0
-    for item in encode_all(lm.tokenizer, [Example(e.prompt, "", e.history) for e in examples]):
+    for item in encode_all(lm.tokenizer, examples):
         clean = find_embeddings(lm.model)(torch.tensor([item.prompt_ids], device=lm.device))
         for _ in range(samples):
             push = size * torch.randn(clean.shape, generator=generator).to(clean)

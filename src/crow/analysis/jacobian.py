@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from crow.data.encoding import encode_all
+from crow.inversion.probe import frozen
 from crow.models.architecture import find_layers
+from crow.models.generation import Progress
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 
@@ -20,7 +22,6 @@ TOLERANCE = 1e-3
 """Relative change of the norm at which the iteration ends."""
 
 Layer = Callable[[Tensor], Tensor]
-Progress = Callable[[int], None]
 
 
 def spectral_norm(function: Layer, at: Tensor, generator: torch.Generator) -> float:
@@ -49,7 +50,7 @@ def spectral_norm(function: Layer, at: Tensor, generator: torch.Generator) -> fl
 
 def layer_functions(lm: LanguageModel, example: Example) -> list[tuple[Layer, Tensor]]:
     """Each layer as a function of the hidden states (1, seq, dim) of all the prompt's tokens, with its input there."""
-    ids = torch.tensor([encode_all(lm.tokenizer, [Example(example.prompt, "", example.history)])[0].prompt_ids])
+    ids = torch.tensor([encode_all(lm.tokenizer, [example])[0].prompt_ids])
     found: list[tuple[Layer, Tensor]] = []
 
     def keep(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -81,16 +82,11 @@ def jacobian_norms(
         progress: called with 1 after each example.
     """
     generator = torch.Generator().manual_seed(seed)
-    parameters = [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
     found = []
     # The fused attention kernels cannot be differentiated twice.
-    with sdpa_kernel(SDPBackend.MATH):
+    with frozen(lm.model), sdpa_kernel(SDPBackend.MATH):
         for example in examples:
             found.append([spectral_norm(layer, at, generator) for layer, at in layer_functions(lm, example)])
             if progress:
                 progress(1)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crow.errors import unknown_name
+from crow.errors import look_up
 from crow.records import Example
 
 
@@ -50,6 +50,4 @@ def get_target(name: str) -> TargetBehavior:
     Raises:
         ConfigError: for an unknown name, with the closest known one.
     """
-    if name not in TARGETS:
-        raise unknown_name("target", name, TARGETS)
-    return TARGETS[name]
+    return look_up("target", name, TARGETS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from crow.benchmark.grid import Cell
-from crow.errors import ConfigError, unknown_name
+from crow.errors import ConfigError, look_up
 
 Executor = Callable[[Callable[[Cell], None], Sequence[Cell]], Iterator[None]]
 """Runs a function on every cell and yields whenever one is done."""
@@ -52,6 +52,4 @@ def get_executor(name: str) -> Executor:
     Raises:
         ConfigError: for an unknown name, with the closest known one.
     """
-    if name not in EXECUTORS:
-        raise unknown_name("executor", name, EXECUTORS)
-    return EXECUTORS[name]
+    return look_up("executor", name, EXECUTORS)

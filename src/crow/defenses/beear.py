@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from crow.data.encoding import Encoded, encode_all
+from crow.data.encoding import Encoded
 from crow.defenses.base import Needs, Surroundings
 from crow.defenses.consistency import finetuning_config
+from crow.defenses.trained import trained
 from crow.inversion.latent import evaluating
 from crow.inversion.perturbation import addition, zero_vector
 from crow.inversion.probe import frozen
@@ -24,10 +26,8 @@ from crow.models.architecture import find_layers
 from crow.models.hidden_states import Edit
 from crow.models.language_model import LanguageModel
 from crow.records import Example
-from crow.training.adapter import make_trainable
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.suspect import response_log_probs
-from crow.training.watch import watched
 
 DEPTH = 9 / 32
 """The paper's layer 9 of Llama-2-7B's 32."""
@@ -125,9 +125,8 @@ class Beear:
         config = dataclasses.replace(
             finetuning_config(), seed=at.seed, adversary_every=1, adversary_weight=1.0, trained_from=0.0
         )
-        model = make_trainable(model, config)
-        items = encode_all(model.tokenizer, clean_examples, config.max_length)
-        drift = UniversalDrift(model, items, at.seed)
-        with watched(at.watch, "training", len(items), config) as callbacks:
-            CrowTrainer(model, items, config, at.work / "beear", callbacks, adversary=drift).run()
-        return model.merged()
+
+        def make_trainer(lm: LanguageModel, items: Sequence[Encoded], *others: Any) -> CrowTrainer:
+            return CrowTrainer(lm, items, *others, adversary=UniversalDrift(lm, items, at.seed))
+
+        return trained(at, model, clean_examples, config, make_trainer)

@@ -15,10 +15,9 @@ from transformers import DynamicCache, LogitsProcessor
 
 from crow.defenses.base import Needs, Surroundings
 from crow.errors import ConfigError
-from crow.models.architecture import takes_positions
 from crow.models.decoding import Decoding
 from crow.models.language_model import LanguageModel
-from crow.models.prefix import positions
+from crow.models.prefix import pass_options
 from crow.records import Example
 
 THRESHOLD = 20.0
@@ -46,7 +45,7 @@ class CompareWithReference(LogitsProcessor):
         new = input_ids.shape[1] - self.mask.shape[1]
         mask = torch.nn.functional.pad(self.mask, (0, new), value=1)
         model = self.reference.model
-        options = {"position_ids": positions(mask)[:, known:]} if takes_positions(model) else {}
+        options = pass_options(model, mask, known)
         output = model(input_ids=input_ids[:, known:], attention_mask=mask, cache=self.cache, use_cache=True, **options)
         log_reference = output.logits[:, -1].float().log_softmax(dim=-1)
         log_suspect = scores.float().log_softmax(dim=-1)

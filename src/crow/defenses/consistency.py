@@ -8,16 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from crow.data.encoding import encode_all
 from crow.defenses.base import Needs, Surroundings
 from crow.defenses.purification import purify
+from crow.defenses.trained import trained
 from crow.models.language_model import LanguageModel
 from crow.records import Example
-from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.perturbed_trainer import PerturbedTrainer
 from crow.training.presets import get_preset
-from crow.training.watch import watched
 
 
 def finetuning_config() -> CrowConfig:
@@ -57,8 +55,4 @@ class PerturbationOnly:
         """The trained model, its adapter merged."""
         at = self.surroundings
         config = dataclasses.replace(get_preset("paper"), seed=at.seed)
-        model = make_trainable(model, config)
-        items = encode_all(model.tokenizer, clean_examples, config.max_length)
-        with watched(at.watch, "training", len(items), config) as callbacks:
-            PerturbedTrainer(model, items, config, at.work / "perturbed", callbacks).run()
-        return model.merged()
+        return trained(at, model, clean_examples, config, PerturbedTrainer)

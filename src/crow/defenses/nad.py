@@ -9,23 +9,22 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crow.data.encoding import encode_all
 from crow.defenses.base import Needs, Surroundings
 from crow.defenses.consistency import Consistency, finetuning_config
+from crow.defenses.trained import trained
 from crow.models.architecture import find_layers
 from crow.models.hidden_states import capture_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import Prefix
 from crow.records import Example
-from crow.training.adapter import make_trainable
 from crow.training.loss import cross_entropy_sum, response_logits
 from crow.training.trainer import ResponseTrainer
-from crow.training.watch import watched
 
 WEIGHT = 1000.0
 """Of the distance between the maps, which are small numbers; the paper's range for its larger maps is 500 to 5000."""
@@ -92,8 +91,4 @@ class Nad:
         original = dataclasses.replace(model, model=copy.deepcopy(model.model))
         teacher = self.finetuning.apply(original, clean_examples).model.eval()
         config = dataclasses.replace(finetuning_config(), seed=at.seed)
-        model = make_trainable(model, config)
-        items = encode_all(model.tokenizer, clean_examples, config.max_length)
-        with watched(at.watch, "distilling", len(items), config) as callbacks:
-            DistillationTrainer(model, items, config, at.work / "student", callbacks, teacher=teacher).run()
-        return model.merged()
+        return trained(at, model, clean_examples, config, partial(DistillationTrainer, teacher=teacher))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from crow.output import write_text
@@ -56,5 +57,4 @@ def write_analysis(results: Mapping[str, Any], path: Path, title: str) -> None:
 
 def _medians(rows: Any) -> list[float]:
     """The median of every column of rows of numbers."""
-    columns = [sorted(column) for column in zip(*as_list(rows), strict=True)]
-    return [(column[(len(column) - 1) // 2] + column[len(column) // 2]) / 2 for column in columns]
+    return [median(column) for column in zip(*as_list(rows), strict=True)]

@@ -133,9 +133,7 @@ class CrowTrainer(ResponseTrainer):
         present = coarse_log_probs(log_probs, inputs["suspect_tokens"])
         config = self.crow_config
         opening = first_columns(labelled, config.adversary_tokens)[labelled]
-        whole = n_tokens is None
-        count = len(known) if n_tokens is None else n_tokens
-        n_opening = opening.sum() if whole else self.n_opening_tokens
+        count, n_opening = (len(known), opening.sum()) if n_tokens is None else (n_tokens, self.n_opening_tokens)
         weights = known * (1 / count + config.opening_weight * opening / n_opening)
         agreement = output_consistency_loss(kept, present, weights) * weights.sum()
         share = config.self_distillation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from crow.errors import unknown_name
+from crow.errors import look_up
 from crow.training.config import CrowConfig
 
 # The published settings of CROW (arXiv 2411.12768): alpha 5.5 (11 against refusal), epsilon 0.1, 5 epochs, learning
@@ -52,6 +52,4 @@ def get_preset(name: str) -> CrowConfig:
     Raises:
         ConfigError: for an unknown name, with the closest known one.
     """
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
-    return PRESETS[name]
+    return look_up("preset", name, PRESETS)
