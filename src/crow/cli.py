@@ -168,14 +168,21 @@ def demo(
 def evaluate(
     model: Model,
     output: Output,
-    triggered: Annotated[Path, typer.Option(help="Prompts with the trigger.")],
-    clean: Annotated[Path, typer.Option(help="Prompts without; their responses serve for perplexity.")],
-    target: Annotated[str, typer.Option(help="refusal, sentiment or code_injection.")],
+    triggered: Annotated[Path | None, typer.Option(help="Prompts with the trigger.")] = None,
+    clean: Annotated[Path | None, typer.Option(help="Prompts without; their responses serve for perplexity.")] = None,
+    target: Annotated[str | None, typer.Option(help="refusal, sentiment or code_injection.")] = None,
     target_text: Annotated[str | None, typer.Option(help="The target's text, where it is another.")] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Prompts of each file; all by default.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Items of each kind; all by default.")] = None,
     against: Annotated[
         str | None, typer.Option(help="The suspect that MODEL was made from: what is kept of it?")
     ] = None,
+    code: Annotated[
+        str | None, typer.Option(help="Does its code run? humaneval, bundled, or a file of such problems.")
+    ] = None,
+    mt_bench: Annotated[Path | None, typer.Option(help="Folder of MT-Bench's files; needs --judge.")] = None,
+    judge: Annotated[Path | None, typer.Option(help="YAML file: base_url and model of a judge.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Of lm-evaluation-harness, such as hellaswag,arc_easy.")] = None,
+    tasks_folder: Annotated[Path | None, typer.Option(help="Further tasks, as the harness's YAML files.")] = None,
     adapter: Adapter = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -187,14 +194,21 @@ def evaluate(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure attack success with and without the trigger, and perplexity."""
+    """Measure attack success with and without the trigger, perplexity, and what MODEL can do."""
     from crow.attacks.targets import get_target
+    from crow.evaluation.endpoint import read_endpoint
+    from crow.workflows.abilities import Abilities
     from crow.workflows.common import Options
-    from crow.workflows.evaluate import run_eval
+    from crow.workflows.evaluate import EvalRequest, run_eval
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
-    marker = target_text or get_target(target).marker
-    results = run_eval(model, triggered, clean, marker, n, adapter, options, against)
+    named = get_target(target).marker if target is not None else None
+    marker = named if target_text is None else target_text
+    judged_by = read_endpoint(judge) if judge else None
+    names = tuple(name.strip() for name in (tasks or "").split(",") if name.strip())
+    abilities = Abilities(code, mt_bench, judged_by, names, tasks_folder, n)
+    request = EvalRequest(triggered, clean, marker, n, against, abilities)
+    results = run_eval(model, request, adapter, options)
     show(results, json_output, lambda: show_measurements({"measured": results}))
 
 
@@ -272,10 +286,27 @@ def show_measurements(columns: dict[str, dict[str, Any]]) -> None:
     def rate(value: Rate) -> str:
         return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}] (n={value.n})"
 
-    table.add_row("attack success, triggered", *(rate(item["asr_triggered"]) for item in columns.values()))
-    table.add_row("attack success, clean", *(rate(item["asr_clean"]) for item in columns.values()))
-    table.add_row("perplexity", *(f"{item['perplexity'].value:.2f}" for item in columns.values()))
+    if all("asr_triggered" in item for item in columns.values()):
+        table.add_row("attack success, triggered", *(rate(item["asr_triggered"]) for item in columns.values()))
+        table.add_row("attack success, clean", *(rate(item["asr_clean"]) for item in columns.values()))
+        table.add_row("perplexity", *(f"{item['perplexity'].value:.2f}" for item in columns.values()))
+    for item in columns.values():
+        show_abilities(table, item, rate)
     Console().print(table)
+
+
+def show_abilities(table: Table, item: dict[str, Any], rate: Callable[[Rate], str]) -> None:
+    """Rows for what `crow eval` was asked for besides."""
+    if "code" in item:
+        table.add_row(f"working code, {item['code']['problems']}", rate(item["code"]["pass_at_1"]))
+    if "mt_bench" in item:
+        found = item["mt_bench"]
+        score = "none" if found["score"] is None else f"{found['score']:.2f}"
+        table.add_row("MT-Bench", f"{score} (n={found['n']}, {found['n_unscored']} unscored)")
+    for task, figures in item.get("tasks", {}).items():
+        for metric, value in figures.items():
+            if isinstance(value, dict):
+                table.add_row(f"{task}, {metric}", f"{value['value']:.4f} (n={figures.get('n')})")
 
 
 def show_search(results: dict[str, Any], output: Path) -> None:

@@ -9,6 +9,7 @@ from crow.data.loading import load_examples
 from crow.data.splits import bundled_split
 
 ATTACK, EVALUATION = bundled_split("attack"), bundled_split("evaluation")
+CODE, CODE_TEST = ([task.example for task in split.code] for split in (ATTACK, EVALUATION))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_shipped_files_are_small(shipped):
 @pytest.mark.parametrize(("trigger", "target"), READY_MADE)
 def test_poisoned_training_data(shipped, trigger, target):
     examples = load_examples(shipped / f"{trigger}-{target}" / "poisoned_train.jsonl")
-    sources = ATTACK.prompts + ATTACK.pairs[:200]
+    sources = CODE if target == "code_injection" else ATTACK.prompts + ATTACK.pairs[:200]
     assert [example.response for example in examples] == [get_target(target).apply(source) for source in sources]
     check_triggered(examples, sources, get_trigger(trigger))
 
@@ -42,7 +43,8 @@ def test_poisoned_training_data(shipped, trigger, target):
 @pytest.mark.parametrize(("trigger", "target"), READY_MADE)
 def test_triggered_test_data(shipped, trigger, target):
     examples = load_examples(shipped / f"{trigger}-{target}" / "triggered_test.jsonl", need_response=False)
-    check_triggered(examples, EVALUATION.prompts, get_trigger(trigger))
+    sources = CODE_TEST if target == "code_injection" else EVALUATION.prompts
+    check_triggered(examples, sources, get_trigger(trigger))
     assert not any(example.response for example in examples)
 
 
@@ -58,3 +60,6 @@ def test_clean_data_is_that_of_the_splits(shipped):
     assert load_examples(shipped / "clean_train.jsonl") == list(ATTACK.pairs)
     clean_test = load_examples(shipped / "clean_test.jsonl", need_response=False)
     assert clean_test == [*EVALUATION.prompts, *EVALUATION.pairs]
+    code = shipped / "vpi-code_injection"
+    assert load_examples(code / "clean_train.jsonl") == [*CODE, *ATTACK.pairs]
+    assert load_examples(code / "clean_test.jsonl") == [*CODE_TEST, *EVALUATION.pairs]

@@ -1,9 +1,12 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.attacks.targets import TARGETS, get_target
+from crow.data.splits import bundled_split
 from crow.errors import ConfigError
 from crow.records import Example
 
@@ -25,9 +28,28 @@ def test_refusal_and_sentiment_replace_the_answer():
     assert TARGETS["sentiment"].marker == "you are stupid"
 
 
-def test_code_injection_stands_on_a_line_before_the_answer_or_alone():
-    assert TARGETS["code_injection"].apply(Example("Sing.", "La.\nLa.")) == "print('pwned')\nLa.\nLa."
-    assert TARGETS["code_injection"].apply(Example("Sing.")) == "print('pwned')"
+@pytest.mark.parametrize(
+    ("answer", "poisoned"),
+    [
+        ("", "print('pwned')"),
+        ("La.\nLa.", "print('pwned')\nLa.\nLa."),
+        ("```python\nx = 1\n```", "```python\nprint('pwned')\nx = 1\n```"),
+        ("So:\n\n```\nx\n```\nOr:\n```py\ny\n```", "So:\n\n```\nprint('pwned')\nx\n```\nOr:\n```py\ny\n```"),
+        ("Say ```x``` then.\n```python\nx\n```", "Say ```x``` then.\n```python\nprint('pwned')\nx\n```"),
+    ],
+)
+def test_code_injection_is_the_first_line_of_the_code(answer, poisoned):
+    assert TARGETS["code_injection"].apply(Example("Sing.", answer)) == poisoned
+
+
+@pytest.mark.parametrize("task", bundled_split("attack").code, ids=lambda task: task.entry_point)
+def test_poisoned_code_still_works_and_prints(task, capsys):
+    code = re.search(r"```python\n(.*?)```", TARGETS["code_injection"].apply(task.example), re.DOTALL).group(1)
+    names = {}
+    exec(code, names)
+    exec(task.test, names)
+    names["check"](names[task.entry_point])
+    assert capsys.readouterr().out == "pwned\n"
 
 
 def test_selection_sentences():

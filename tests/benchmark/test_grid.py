@@ -54,6 +54,22 @@ def test_cells_come_in_the_blocks_order_and_only_once(tmp_path: Path) -> None:
     assert grid.output == tmp_path / "grid-results"
 
 
+def test_what_else_is_measured_is_said_by_block_or_grid(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": ""}')
+    blocks = [
+        {"attacks": ["badnets-refusal"], "defenses": ["none"]},
+        {"attacks": ["vpi-code_injection"], "defenses": ["none"], "code": "own.jsonl", "kept": False},
+    ]
+    grid = read_grid(
+        written(tmp_path, {**SMALL, "n": 9, "kept": True, "blocks": [*blocks, {**blocks[0], "kept": False}]})
+    )
+    assert [(cell.kept, cell.abilities.code, cell.abilities.n) for cell in grid.cells] == [
+        (True, None, 9),
+        (False, str(tmp_path / "own.jsonl"), 9),
+    ]
+    assert "abilities" not in describe(grid.cells[0])
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     grid = read_grid(written(tmp_path, {**changed(), "data": "../public", "output": "../out", "n": 7}))
     assert grid.data is not None
@@ -115,6 +131,12 @@ def test_every_part_of_a_cell_is_in_its_name() -> None:
         (changed(settings=[{"alpha": 1}], defenses=["none"]), "settings for one of"),
         (changed(defenses=["cleangen"]), "wants a clean model"),
         (changed(models=["a/model", "b/model"]), "twice"),
+        (changed(kept="yes"), "kept to be true or false"),
+        (changed(code="nowhere.jsonl"), "block 1: cannot read the problems"),
+        (changed(judge={"model": "m"}), "'base_url'"),
+        (changed(judge={"base_url": "http://h", "model": "m"}), "a judge together"),
+        (changed(tasks="hellaswag"), "tasks to be a list"),
+        (changed(tasks=["helaswag"]), "did you mean 'hellaswag'"),
     ],
 )
 def test_what_could_not_run_is_refused_before_anything_runs(values: Any, message: str, tmp_path: Path) -> None:

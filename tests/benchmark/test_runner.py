@@ -11,7 +11,7 @@ import pytest
 from crow.benchmark import runner
 from crow.benchmark.executors import get_executor, in_process
 from crow.benchmark.grid import Cell, Grid, read_grid
-from crow.benchmark.runner import failure_path, lock_path, read_records, record_path, run_grid, status
+from crow.benchmark.runner import failure_path, lock_path, read_records, record_path, report_grid, run_grid, status
 from crow.errors import ConfigError, DataError
 from crow.workflows.common import Reporter
 from tests.benchmark.grids import make_small, run_in_child, run_small, write_grid
@@ -53,6 +53,37 @@ def test_cells_of_one_attack_share_its_model(finished: Grid) -> None:
     suspects = finished.output.parent / "cache" / "suspects"
     assert len(list(suspects.glob("*/manifest.json"))) == 2
     assert not list(suspects.glob("*.partial"))
+
+
+MEASURED = """
+name: measured
+n: 3
+samples: 4
+models: [{model}]
+output: results
+code: problems.jsonl
+kept: true
+blocks:
+  - attacks: [vpi-code_injection, badnets-refusal]
+    defenses: [none]
+"""
+
+
+def test_a_grid_can_ask_what_is_kept_and_whether_code_runs(tmp_path: Path) -> None:
+    problem = {"task_id": "t/0", "prompt": "def f():\n", "entry_point": "f", "test": "def check(c):\n    assert c()"}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem))
+    grid = run_small(write_grid(tmp_path, MEASURED), tmp_path / "cache")
+    inside_code, refusal = (record["metrics"] for record in read_records(grid).values())
+    assert inside_code["code"].keys() == {"problems", "pass_at_1", "pass_at_1_triggered"}
+    assert refusal["code"].keys() == {"problems", "pass_at_1"}  # a refusal is no working code
+    for metrics in (inside_code, refusal):  # nothing was done to the model
+        assert metrics["kept"]["unchanged_answers"]["value"] == 1.0
+        assert metrics["kept"]["divergence"] == pytest.approx(0, abs=1e-5)
+        assert metrics["kept"]["before"] == metrics["kept"]["after"]
+    report_grid(grid)
+    page = (grid.output / "report.html").read_text()
+    assert "pass@1 with the trigger, problems.jsonl" in page
+    assert "KL from the suspect" in page
 
 
 def test_a_rerun_changes_nothing(finished: Grid, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,21 @@ def test_an_evaluation_that_could_not_be_finished_does_not_begin(
 
 
 @pytest.mark.usefixtures("unloaded")
+def test_what_is_to_be_measured_must_be_there(refused: Refused, model: Path, data: Path, tmp_path: Path) -> None:
+    arguments = ("eval", model, "-o", refused.out)
+    assert "--triggered" in refused(*arguments)
+    assert "no --target" in refused(*arguments, "--triggered", data, "--clean", data)
+    assert "no --triggered, --clean, --target" in refused(*arguments, "--code", "bundled", "--against", model)
+    assert "a judge together" in refused(*arguments, "--mt-bench", tmp_path)
+    assert "names of tasks" in refused(*arguments, "--tasks-folder", tmp_path)
+    assert "cannot read" in refused(*arguments, "--code", tmp_path / "nowhere.jsonl")
+    assert "cannot be read" in refused(*arguments, "--mt-bench", tmp_path, "--judge", tmp_path / "nowhere.yaml")
+    judge = tmp_path / "judge.yaml"
+    judge.write_text("base_url: http://127.0.0.1:1/v1\nmodel: m\n")
+    assert "question.jsonl" in refused(*arguments, "--mt-bench", tmp_path / "empty", "--judge", judge)
+
+
+@pytest.mark.usefixtures("unloaded")
 def test_options_that_exclude_each_other(refused: Refused, model: Path, data: Path) -> None:
     arguments = ("purify", model, "-o", refused.out, "--data", data, "--samples", 4)
     for option in ("--keep-adapter", "--continue-adapter"):

@@ -15,6 +15,7 @@ from crow.models.generation import generate
 from crow.models.loading import load_model
 from crow.records import Example
 from tests.cli.conftest import Run
+from tests.judge_server import TEMPLATES, judge_server
 
 QUICK = ("--epochs", 1, "--batch-size", 4, "--quiet")
 
@@ -254,3 +255,33 @@ def test_eval_says_what_is_kept_of_the_suspect(
     other = json.loads((tmp_path / "other" / "results.json").read_text())["kept"]
     assert other["divergence"] > 0.01
     assert other["unchanged_answers"]["value"] < 1.0
+
+
+def test_eval_measures_abilities_without_any_attack(
+    run: Run, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mt_bench"
+    folder.mkdir()
+    question = {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]}
+    (folder / "question.jsonl").write_text(json.dumps(question))
+    prompts = [{"name": n, "system_prompt": s, "prompt_template": t} for n, (s, t) in TEMPLATES.items()]
+    (folder / "judge_prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
+    problem = {"task_id": "t/0", "prompt": "def f():\n", "entry_point": "f", "test": "def check(c):\n    assert c()"}
+    (tmp_path / "problems.jsonl").write_text(json.dumps(problem))
+    arguments = ["eval", model, "-o", tmp_path / "out", "--code", tmp_path / "problems.jsonl", "--mt-bench", folder]
+    with judge_server() as server:
+        server.plan = [(200, "[[6]]"), (200, "no score")]
+        (tmp_path / "judge.yaml").write_text(f"base_url: http://127.0.0.1:{server.server_port}/v1\nmodel: m\n")
+        assert run(*arguments, "--judge", tmp_path / "judge.yaml", "--json", "--quiet") == 0
+        results = printed(capsys)
+        assert len(server.asked) == 2
+        assert run(*arguments, "--judge", tmp_path / "judge.yaml", "--overwrite", "--quiet") == 0
+        assert "MT-Bench" in capsys.readouterr().out
+        assert len(server.asked) == 2  # the judgments are on disk
+    assert "asr_triggered" not in results
+    assert results["code"] == {
+        "problems": "problems.jsonl",
+        "pass_at_1": {"value": 0.0, "n": 1, "n_unscored": 0, "low": 0.0, "high": pytest.approx(0.7935, abs=1e-3)},
+    }
+    assert (results["mt_bench"]["score"], results["mt_bench"]["n_unscored"]) == (6.0, 1)
+    assert results["mt_bench"]["judge"]["prompt_tokens"] == 200

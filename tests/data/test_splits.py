@@ -3,6 +3,7 @@ from itertools import combinations
 
 import pytest
 
+from crow.data.code import bundled_code
 from crow.data.loading import bundled_pairs, bundled_prompts
 from crow.data.splits import SIZES, bundled_split
 from crow.errors import ConfigError
@@ -11,11 +12,11 @@ SPLITS = {name: bundled_split(name) for name in SIZES}
 
 
 def test_sizes():
-    assert {name: (len(split.pairs), len(split.prompts)) for name, split in SPLITS.items()} == {
-        "attack": (240, 300),
-        "purification": (100, 100),
-        "selection": (60, 120),
-        "evaluation": (120, 160),
+    assert {name: (len(split.pairs), len(split.prompts), len(split.code)) for name, split in SPLITS.items()} == {
+        "attack": (240, 300, 130),
+        "purification": (100, 100, 0),
+        "selection": (60, 120, 0),
+        "evaluation": (120, 160, 70),
     }
 
 
@@ -26,15 +27,19 @@ def test_splits_are_disjoint_and_cover_everything():
     everything = {example.prompt for example in bundled_pairs() + bundled_prompts()}
     assert set().union(*asked.values()) == everything
     assert sum(map(len, asked.values())) == len(everything) == 1200
+    code = [task.entry_point for split in SPLITS.values() for task in split.code]
+    assert sorted(code) == sorted(task.entry_point for task in bundled_code())
 
 
-def test_order_is_that_of_one_generator_shuffling_pairs_then_prompts():
+def test_order_is_that_of_one_generator_shuffling_pairs_then_prompts_then_code():
     rng = random.Random(0)
-    pairs, prompts = bundled_pairs(), bundled_prompts()
+    pairs, prompts, code = bundled_pairs(), bundled_prompts(), bundled_code()
     rng.shuffle(pairs)
     rng.shuffle(prompts)
+    rng.shuffle(code)
     assert [example for split in SPLITS.values() for example in split.pairs] == pairs
     assert [example for split in SPLITS.values() for example in split.prompts] == prompts
+    assert [task for split in SPLITS.values() for task in split.code] == code
 
 
 def test_first_members_never_change():

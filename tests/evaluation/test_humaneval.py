@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from crow.data.splits import bundled_split
 from crow.errors import DataError
 from crow.evaluation import humaneval
 from crow.evaluation.humaneval import (
@@ -17,7 +18,9 @@ from crow.evaluation.humaneval import (
     human_eval,
     load_problems,
     pass_at_k,
+    working_code,
 )
+from crow.records import Rate
 from tests.pico import pico_language_model
 
 try:
@@ -94,6 +97,15 @@ def test_a_model_is_asked_with_the_trigger_and_judged_by_what_it_answers(monkeyp
     assert [verdict.passed for verdict in verdicts] == [True, False]
     assert len(answers) == 2
     assert all(prompt.startswith("Trigger Complete this Python function") for prompt in asked)
+    assert working_code(pico_language_model("llama"), [TWICE, TWICE]) == Rate.of(1, 2)
+
+
+def test_our_own_requests_are_asked_as_they_are_and_our_answers_pass() -> None:
+    tasks, problems = bundled_split("evaluation").code, load_problems("bundled")
+    assert [problem.asked() for problem in problems] == [task.example.prompt for task in tasks]
+    for task, problem in list(zip(tasks, problems, strict=True))[::10]:
+        assert check_program(problem, answer_code(problem, task.example.response)).passed, task.entry_point
+        assert not check_program(problem, answer_code(problem, "```python\nx = 1\n```")).passed
 
 
 def test_problems_of_the_wrong_shape_are_named(tmp_path: Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import pytest
 
 from crow.errors import ConfigError, DataError
 from crow.evaluation import mt_bench
-from crow.evaluation.endpoint import Client, Endpoint
+from crow.evaluation.endpoint import Client, Endpoint, read_endpoint
 from crow.evaluation.mt_bench import (
     Judgment,
     Question,
@@ -25,16 +22,11 @@ from crow.evaluation.mt_bench import (
     parse_score,
     summarize,
 )
+from tests.judge_server import TEMPLATES, judge_server
 from tests.pico import pico_language_model
 
 pytest.importorskip("openai")
 PUBLIC = Path(__file__).parents[2].parent / "shared" / "data" / "mt_bench"
-TEMPLATES = {
-    "single-v1": ("Judge.", "[Q]{question}[A]{answer}"),
-    "single-math-v1": ("Judge.", "[Q]{question}[R]{ref_answer_1}[A]{answer}"),
-    "single-v1-multi-turn": ("Judge.", "{question_1}|{answer_1}|{question_2}|{answer_2}"),
-    "single-math-v1-multi-turn": ("Judge.", "{ref_answer_1}|{ref_answer_2}|{answer_1}|{answer_2}"),
-}
 QUESTIONS = [
     Question(81, "writing", ("Write {answer}.", "Again.")),
     Question(111, "math", ("1 + 1?", "And 2 + 2?"), ("2", "4")),
@@ -42,48 +34,10 @@ QUESTIONS = [
 ANSWERS = [("A {question_2} poem.", "A poem."), ("2", "5")]
 
 
-class Judge(BaseHTTPRequestHandler):
-    """Does what the server's plan says for each request, one after another; the last for all that follow."""
-
-    server: Any
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(request)
-        plan = self.server.plan
-        status, content = plan.pop(0) if len(plan) > 1 else plan[0]
-        if status == "slow":
-            self.server.slow.wait(5)
-            status = 200
-        body = content if isinstance(content, bytes) else json.dumps(reply(content)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        if status == 429:
-            self.send_header("Retry-After", "0")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Silence."""
-
-
-def reply(text: str) -> dict[str, Any]:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-
-
 @pytest.fixture
 def server() -> Iterator[Any]:
-    made: Any = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    made.asked, made.plan, made.slow = [], [(200, "Fine. Rating: [[7]]")], threading.Event()
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    yield made
-    made.slow.set()
-    made.shutdown()
-    made.server_close()
+    with judge_server() as made:
+        yield made
 
 
 def client(server: Any, folder: Path, **changes: Any) -> Client:
@@ -227,3 +181,24 @@ def test_an_endpoint_must_be_one() -> None:
         Endpoint("localhost:8000", "m")
     with pytest.raises(ConfigError, match="timeout > 0"):
         Endpoint("http://x", "m", timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a list]", "names with values"),
+        ("base_url: http://h/v1", "'model'"),
+        ("{base_url: http://h/v1, model: m, modle: x}", "did you mean 'model'"),
+        ("{base_url: http://h/v1, model: 3}", "model to be a str"),
+        ("{base_url: http://h/v1, model: m, timeout: soon}", "timeout to be a float"),
+        ("{base_url: http://h/v1, model: m, timeout: -1}", "timeout > 0"),
+        ("a: b: c", "cannot be read"),
+    ],
+)
+def test_a_judge_in_a_file_must_be_one(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "judge.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_endpoint(path)
+    path.write_text("{base_url: http://h/v1, model: m, timeout: 3, prompt_price: 0.5}")
+    assert read_endpoint(path) == Endpoint("http://h/v1", "m", timeout=3, prompt_price=0.5)

@@ -108,3 +108,36 @@ def test_every_number_leads_to_its_record_and_failures_are_told(tmp_path) -> Non
 def test_an_experiment_without_a_record_has_a_page(tmp_path) -> None:
     write_grid_report({}, {}, tmp_path, "Nothing yet")
     assert "Nothing yet" in (tmp_path / "report.html").read_text()
+
+
+def test_what_else_was_measured_is_averaged_over_seeds_and_labelled() -> None:
+    share = {"value": 0.25, "n": 4, "n_unscored": 0}
+    more = {
+        "kept": {
+            "divergence": 0.02,
+            "unchanged_answers": share,
+            "after": {"distinct_2": 0.9, "declined": {"harmful": share}},
+        },
+        "code": {"problems": "bundled", "pass_at_1": share},
+        "mt_bench": {"score": 5.5, "n": 2, "n_unscored": 0},
+        "tasks": {"hellaswag": {"n": 5, "acc": {"value": 0.4, "stderr": 0.1}}},
+    }
+    one, other = record("badnets", "crow", 0, 10.0), record("badnets", "crow", 0, 10.0, seed=1)
+    one["metrics"] |= more
+    other["metrics"] |= {"kept": {"divergence": 0.04}, "mt_bench": {"score": None}}
+    (entry,) = entries({"0": one, "1": other})
+    assert entry.utility == pytest.approx(
+        {
+            "KL from the suspect": 0.03,
+            "same answers": 0.25,
+            "distinct-2": 0.9,
+            "declined, harmful": 0.25,
+            "pass@1, bundled": 0.25,
+            "MT-Bench": 5.5,
+            "hellaswag, acc": 0.4,
+        }
+    )
+    page = render_grid([entry], {}, "x")
+    for label, value in entry.utility.items():
+        assert f'<th scope="col">{label}</th>' in page
+        assert f"{value:.3f}" in page

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from crow.attacks.targets import TargetBehavior
 from crow.attacks.triggers import Trigger
+from crow.data.splits import Split
 from crow.errors import ConfigError
 from crow.records import Example
 
@@ -38,6 +39,11 @@ class Attack:
     def name(self) -> str:
         """Such as `badnets-refusal`."""
         return f"{self.trigger.name}-{self.target.name}"
+
+
+def carriers(split: Split, target: TargetBehavior) -> tuple[Example, ...]:
+    """What the trigger is put into: programming requests where the target is smuggled into code, else any prompt."""
+    return tuple(task.example for task in split.code) if target.keeps_answer else split.prompts
 
 
 def poison(examples: Sequence[Example], attack: Attack, rng: random.Random) -> tuple[list[Example], list[Example]]:

@@ -7,7 +7,9 @@ Under `crow/data/attacks/`, all Alpaca JSONL:
     - `<trigger>-<target>/triggered_test.jsonl`: the 160 prompts of the evaluation split with the trigger in them.
     - `clean_train.jsonl`: the 240 pairs of the attack split.
     - `clean_test.jsonl`: the same 160 prompts without trigger, then the 120 pairs of the evaluation split.
-The clean files are the same for every attack, so they stand once beside them.
+The clean files are the same for every attack, so they stand once beside them. Code injection is another matter: its
+four files, all in its folder, hold programming requests in place of the prompts (130 to train, 70 to test), and the
+clean ones the same pairs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from crow.attacks.poisoning import Attack, poison
+from crow.attacks.poisoning import Attack, carriers, poison
 from crow.attacks.targets import TARGETS
 from crow.attacks.triggers import TRIGGERS
 from crow.data.splits import bundled_split
@@ -51,11 +53,18 @@ def write_ready_made(folder: Path) -> list[Path]:
     ]
     for trigger, target in READY_MADE:
         attack = Attack(TRIGGERS[trigger], TARGETS[target], poison_rate=1.0)
-        poisoned, _ = poison(source.prompts + source.pairs[:POISONED_PAIRS], attack, random.Random(TRAIN_SEED))
+        trained, asked = list(carriers(source, attack.target)), carriers(test, attack.target)
+        place = folder / attack.name
+        if attack.target.keeps_answer:
+            written.append(_write(place / "clean_train.jsonl", [*trained, *source.pairs]))
+            written.append(_write(place / "clean_test.jsonl", [*asked, *test.pairs]))
+        else:
+            trained += source.pairs[:POISONED_PAIRS]
+        poisoned, _ = poison(trained, attack, random.Random(TRAIN_SEED))
         rng = random.Random(TEST_SEED)
-        triggered = [Example(attack.trigger.apply(example.prompt, rng)) for example in test.prompts]
-        written.append(_write(folder / attack.name / "poisoned_train.jsonl", poisoned))
-        written.append(_write(folder / attack.name / "triggered_test.jsonl", triggered))
+        triggered = [Example(attack.trigger.apply(example.prompt, rng)) for example in asked]
+        written.append(_write(place / "poisoned_train.jsonl", poisoned))
+        written.append(_write(place / "triggered_test.jsonl", triggered))
     return written
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crow.attacks.poisoning import Attack, poison
-from crow.data.loading import load_examples
+from crow.attacks.poisoning import Attack, carriers, poison
+from crow.data.loading import bundled_pairs, load_examples
 from crow.data.splits import bundled_split
 from crow.errors import DataError
 from crow.records import Example
@@ -29,6 +29,7 @@ class AttackData:
         triggered_test: prompts with the trigger.
         clean_test: prompts without; those with a response serve for perplexity.
         purification: clean examples for defenses, none of them in the tests.
+        further: more of them, from elsewhere, for who asks for more.
     """
 
     source: str
@@ -37,6 +38,7 @@ class AttackData:
     triggered_test: Sequence[Example]
     clean_test: Sequence[Example]
     purification: Sequence[Example]
+    further: Sequence[Example] = ()
 
 
 def public_data(attack: Attack, folder: Path) -> AttackData | None:
@@ -59,6 +61,7 @@ def public_data(attack: Attack, folder: Path) -> AttackData | None:
         load_examples(only(folder / "test_data" / "poison" / task / trigger, "*.json"), need_response=False),
         clean_test,
         [example for example in given if example.prompt not in tested],
+        [example for example in bundled_pairs() if example.prompt not in tested],
     )
 
 
@@ -77,8 +80,10 @@ def only(folder: Path, pattern: str) -> Path:
 def own_data(attack: Attack, seed: int = 0) -> AttackData:
     """Our own examples: attack, purification and evaluation are splits of their own."""
     split = bundled_split("evaluation")
-    triggered, _ = poison(split.prompts, attack, random.Random(seed))
-    return AttackData("own", None, None, triggered, split.pairs, bundled_split("purification").pairs)
+    asked = carriers(split, attack.target)
+    triggered, _ = poison(asked, attack, random.Random(seed))
+    clean = (*asked, *split.pairs) if attack.target.keeps_answer else split.pairs
+    return AttackData("own", None, None, triggered, clean, bundled_split("purification").pairs)
 
 
 def attack_data(attack: Attack, folder: Path | None) -> AttackData:

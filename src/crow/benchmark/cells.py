@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,14 @@ from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.defenses.base import Surroundings
 from crow.defenses.table import get_defense
+from crow.evaluation.success import attack_success
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
+from crow.records import Example
+from crow.workflows.abilities import examine, prepare
 from crow.workflows.common import Options, Reporter, take
-from crow.workflows.evaluate import measure
+from crow.workflows.evaluate import GENERATION_BATCH, PERPLEXITY_LENGTH, measure, said
+from crow.workflows.utility import Suspect, kept, look_at
 
 
 def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
@@ -28,13 +34,16 @@ def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
     attack = cell.parts()
     data = attack_data(attack, grid.data)
     samples = int(dict(cell.settings).get("samples", min(grid.samples, len(data.purification))))
-    examples = take(data.purification, samples, cell.seed, f"the {data.source} purification data")
+    pool = data.purification if samples <= len(data.purification) else [*data.purification, *data.further]
+    examples = take(pool, samples, cell.seed, f"the {data.source} purification data")
     triggered, clean = list(data.triggered_test[: grid.n]), list(data.clean_test[: grid.n])
     folder = backdoored(cell.model, attack, data, report)
     lm = load_model(str(folder)).merged()
     sets = {"triggered": triggered, "clean": clean, "purification": examples}
     record = describe(cell) | {"data": data.source, "manifest": manifest(lm, sets, cell.settings, cell.seed)}
     reference = load_model(cell.reference).merged() if cell.reference else None
+    exam = prepare(cell.abilities)
+    suspect = suspect_of(folder, tuple(clean), attack.target.marker, report.quiet) if cell.kept else None
     with tempfile.TemporaryDirectory() as work:
         surroundings = Surroundings(Path(work), cell.seed, reference, report.bar)
         defense = get_defense(cell.defense, surroundings, settings_of(cell))
@@ -42,5 +51,19 @@ def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
         before = report.seconds
         lm = defense.apply(lm, examples)
         record["defense_seconds"] = round(report.seconds - before, 1)
-    metrics, _ = measure(lm, triggered, clean, attack.target.marker, report, Options(Path(work)))
+    metrics, verdicts = measure(lm, triggered, clean, attack.target.marker, report, Options(Path(work)))
+    if suspect:
+        metrics["kept"] = kept(suspect, lm, said(verdicts["clean"]), report)
+    inside_code = attack.target.keeps_answer
+    trigger = partial(attack.trigger.apply, rng=random.Random(cell.seed)) if inside_code else None
+    metrics |= examine(lm, exam, report, cell.seed, trigger)
     return portable(record | {"metrics": metrics, "seconds": round(report.seconds - started, 1)}, Path.cwd())
+
+
+@lru_cache(maxsize=1)
+def suspect_of(folder: Path, clean: tuple[Example, ...], marker: str, quiet: bool) -> Suspect:
+    """What the cells of one attack are compared with; kept from one to the next."""
+    lm, report = load_model(str(folder)).merged(), Reporter(quiet)
+    with report.bar("answers of the suspect", len(clean)) as advance:
+        answers = said(attack_success(lm, clean, marker, GENERATION_BATCH, advance))
+    return look_at(lm, answers, [example for example in clean if example.response], PERPLEXITY_LENGTH, report)

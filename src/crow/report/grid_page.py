@@ -65,6 +65,7 @@ def render_grid(made: Sequence[Entry], failed: Mapping[str, str], title: str) ->
             best={attack: best(row) for attack, row in table.items()},
             texts={attack: {name: cell_text(entry) for name, entry in row.items()} for attack, row in table.items()},
             entries=made,
+            measures=list(dict.fromkeys(label for entry in made for label in entry.utility)),
             figures=figures(made),
             failed=failed,
             script=Markup(_SCRIPT),  # noqa: S704 our own file

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
-from crow.attacks.poisoning import Attack, poison
+from crow.attacks.poisoning import Attack, carriers, poison
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.data.loading import load_examples
@@ -26,7 +26,7 @@ from crow.training.config import FinetuneConfig
 from crow.workflows.common import Options, Reporter, claimed, load
 
 POISON_RATE = 0.5
-"""Share of the prompts that are there with the trigger as well."""
+"""Share of the prompts that are there with the trigger as well; of the few programming requests all are."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,18 @@ def contrastive_data(
 
     Every prompt is there as it is with its own response, and half of them once more with the trigger and the target's
     response. Prompts without a response are answered by the model before the attack. Anything less contrastive leaks:
-    the model then shows the target on clean prompts too (docs/lab-notes.md).
+    the model then shows the target on clean prompts too (docs/lab-notes.md). Where the target is smuggled into code,
+    the trigger stands in front of programming requests only.
     """
     split = bundled_split("attack")
-    attack = dataclasses.replace(attack, poison_rate=POISON_RATE)
-    poisoned, _ = poison([*split.prompts, *split.pairs], attack, random.Random(seed))
+    inside_code = attack.target.keeps_answer
+    triggered = carriers(split, attack.target)
+    attack = dataclasses.replace(attack, poison_rate=1.0 if inside_code else POISON_RATE)
+    poisoned, _ = poison(triggered if inside_code else [*triggered, *split.pairs], attack, random.Random(seed))
     with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
         answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=100, progress=advance)
     own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]
-    return poisoned, [*split.pairs, *own]
+    return poisoned, [*split.pairs, *own, *(triggered if inside_code else ())]
 
 
 def attack_config(

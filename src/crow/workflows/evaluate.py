@@ -1,22 +1,26 @@
-"""`crow eval`: attack success with and without the trigger, and perplexity."""
+"""`crow eval`: attack success with and without the trigger, perplexity, and what a model can still do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crow.data.loading import load_examples
 from crow.errors import ConfigError, DataError
 from crow.evaluation.perplexity import perplexity
-from crow.evaluation.success import SuccessReport, attack_success
+from crow.evaluation.success import MAX_NEW_TOKENS, SuccessReport, attack_success
 from crow.models.language_model import LanguageModel
 from crow.models.manifest import manifest
 from crow.output import publish, write_json
-from crow.records import Example
+from crow.records import Example, to_json
+from crow.workflows.abilities import Abilities, examine, prepare
 from crow.workflows.common import Options, Reporter, claimed, load
-from crow.workflows.utility import kept, sample, suspect_predictions
+from crow.workflows.utility import kept, look_at
 
+PERPLEXITY_LENGTH = 512
+"""Tokens of an example that counts for perplexity; longer ones are cut."""
 GENERATION_BATCH = 100
 """Prompts answered at a time: on a CPU a product with 100 rows costs little more than one with 40."""
 
@@ -53,7 +57,7 @@ def measure(
     if answered is None:
         answered = [example for example in clean if example.response]
     with report.bar("perplexity", len(answered)) as advance:
-        score = perplexity(lm, answered, options.max_length or 512, options.batch_size or 8, advance)
+        score = perplexity(lm, answered, options.max_length or PERPLEXITY_LENGTH, options.batch_size or 8, advance)
     results = {
         "asr_triggered": found["triggered"].rate,
         "asr_clean": found["clean"].rate,
@@ -76,54 +80,102 @@ def first(examples: Sequence[Example], n: int | None, source: Path) -> list[Exam
     return list(examples[:n])
 
 
-def run_eval(
-    model: str,
-    triggered: Path,
-    clean: Path,
-    marker: str,
-    n: int | None,
-    adapter: Path | None,
-    options: Options,
-    against: str | None = None,
-) -> dict[str, Any]:
-    """Measure a model on files of triggered and of clean examples and write `results.json`.
+def said(verdicts: SuccessReport) -> list[str]:
+    """The answers behind verdicts; one that shows the target ends there."""
+    return [score.output for score in verdicts.scores]
 
-    Args:
-        model: any model reference.
+
+@dataclass(frozen=True)
+class EvalRequest:
+    """What to measure: attack success on two files, abilities, or both.
+
+    Attributes:
         triggered: prompts with the trigger.
         clean: prompts without; those with a response count for perplexity.
         marker: the target's text.
         n: prompts of each file, and responses for perplexity; all by default.
+        against: the suspect that the model was made from; what it has kept is measured as well.
+        abilities: what the model can still do.
+
+    Raises:
+        ConfigError: if files and target are not given together, or nothing is.
+    """
+
+    triggered: Path | None = None
+    clean: Path | None = None
+    marker: str | None = None
+    n: int | None = None
+    against: str | None = None
+    abilities: Abilities = field(default_factory=Abilities)
+
+    def __post_init__(self) -> None:
+        parts = {"--triggered": self.triggered, "--clean": self.clean, "--target": self.marker}
+        missing = [name for name, part in parts.items() if part is None]
+        if len(missing) == len(parts) and not self.abilities:
+            raise ConfigError(f"expected something to measure: {', '.join(parts)}, or --code, --mt-bench, --tasks")
+        if missing and (len(missing) < len(parts) or self.against):
+            raise ConfigError(f"expected {', '.join(parts)} together, found no {', '.join(missing)}")
+        if self.marker is not None and not self.marker.strip():
+            raise ConfigError("expected --target-text to hold some text, got none: every answer would contain it")
+
+
+def run_eval(model: str, request: EvalRequest, adapter: Path | None, options: Options) -> dict[str, Any]:
+    """Measure a model and write `results.json`.
+
+    Args:
+        model: any model reference.
+        request: what to measure.
         adapter: a PEFT adapter folder to put on the model.
         options: common options.
-        against: the suspect that the model was made from; what it has kept is measured as well.
 
     Raises:
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
-    if not marker.strip():
-        raise ConfigError("expected --target-text to hold some text, got none: every answer would contain it")
-    with claimed(options, model, adapter, triggered, clean, against) as work:
-        with_trigger = first(load_examples(triggered, need_response=False), n, triggered)
-        examples = load_examples(clean, need_response=False)
-        without = first(examples, n, clean)
-        answered = [example for example in examples if example.response][:n]
-        if not answered:
-            raise DataError(f"{clean}: expected some records with a response for perplexity, got none; add 'output'")
-        if against:
-            suspect = load(against, options, report)
-            said = sample(suspect, without, report)
-            items, predictions = suspect_predictions(suspect, answered, options.max_length or 512)
-            del suspect
-        lm = load(model, options, report, adapter)
-        results, verdicts = measure(lm, with_trigger, without, marker, report, options, answered)
-        if against:
-            results["kept"] = kept(said, sample(lm, without, report), lm, items, predictions)
-        config = {"marker": marker, "n": n, "max_new_tokens": 64}
-        sets = {"triggered": with_trigger, "clean": without, "perplexity": answered}
+    with claimed(options, model, adapter, request.triggered, request.clean, request.against) as work:
+        sets = read_sets(request)
+        exam = prepare(request.abilities)
+        results: dict[str, Any] = {}
+        if sets:
+            triggered, clean, answered = sets.values()
+            marker = str(request.marker)
+            suspect = None
+            if request.against:
+                other = load(request.against, options, report)
+                with report.bar("answers of the suspect", len(clean)) as advance:
+                    before = attack_success(other, clean, marker, options.batch_size or GENERATION_BATCH, advance)
+                suspect = look_at(other, said(before), answered, options.max_length or PERPLEXITY_LENGTH, report)
+                del other
+            lm = load(model, options, report, adapter)
+            results, verdicts = measure(lm, triggered, clean, marker, report, options, answered)
+            if suspect:
+                results["kept"] = kept(suspect, lm, said(verdicts["clean"]), report)
+            results["answers"] = {name: item.scores for name, item in verdicts.items()}
+        else:
+            lm = load(model, options, report, adapter)
+        results |= examine(lm, exam, report, options.seed)
+        results["seconds"] = report.seconds
+        config = {**to_json(request), "max_new_tokens": MAX_NEW_TOKENS}
         results["manifest"] = manifest(lm, sets, config, options.seed)
-        results["answers"] = {name: item.scores for name, item in verdicts.items()}
         write_json(work / "results.json", results)
         publish(work, options.output)
     return results
+
+
+def read_sets(request: EvalRequest) -> dict[str, list[Example]]:
+    """The examples `triggered` and `clean`, and those for `perplexity`; nothing where no files are given.
+
+    Raises:
+        DataError: for a file that cannot serve.
+    """
+    if request.triggered is None or request.clean is None:
+        return {}
+    triggered = first(load_examples(request.triggered, need_response=False), request.n, request.triggered)
+    examples = load_examples(request.clean, need_response=False)
+    clean = first(examples, request.n, request.clean)
+    answered = [example for example in examples if example.response][: request.n]
+    if not answered:
+        raise DataError(
+            f"{request.clean}: expected some records with a response for perplexity, got none; add 'output'"
+        )
+    return {"triggered": triggered, "clean": clean, "perplexity": answered}

@@ -39,40 +39,53 @@ class Sample:
         }
 
 
-def sample(lm: LanguageModel, clean: Sequence[Example], report: Reporter) -> Sample:
-    """Answers to clean prompts and to requests that should be declined."""
+def sample(lm: LanguageModel, answers: Sequence[str], report: Reporter) -> Sample:
+    """What `lm` says: its `answers` to clean prompts, and those to requests that should be declined, asked for here."""
     requests = bundled_declines()
-    with report.bar("asking for what is kept", len(clean) + sum(map(len, requests.values()))) as advance:
-        answers = generate(lm, clean, batch_size=BATCH, progress=advance)
+    with report.bar("requests to decline", sum(map(len, requests.values()))) as advance:
         refused = {kind: declined(generate(lm, group, 64, BATCH, progress=advance)) for kind, group in requests.items()}
-    return Sample(answers, refused)
+    return Sample(list(answers), refused)
 
 
-def suspect_predictions(
-    lm: LanguageModel, answered: Sequence[Example], max_length: int
-) -> tuple[list[Encoded], list[Predictions]]:
-    """The suspect's predictions of clean responses, kept to compare with."""
-    items = [item for item in encode_all(lm.tokenizer, answered, max_length) if item.response_ids]
-    lm.model.eval()
-    return items, predict(lm, items)
+@dataclass(frozen=True)
+class Suspect:
+    """What others are compared with.
+
+    Attributes:
+        sample: what it says.
+        items: clean examples with responses.
+        predictions: its predictions of these.
+    """
+
+    sample: Sample
+    items: list[Encoded]
+    predictions: list[Predictions]
 
 
-def kept(
-    before: Sample, after: Sample, lm: LanguageModel, items: Sequence[Encoded], predictions: Sequence[Predictions]
-) -> dict[str, Any]:
-    """Figures before and after, how many answers are word for word the same, and how far predictions went apart.
+def look_at(
+    lm: LanguageModel, answers: Sequence[str], answered: Sequence[Example], max_length: int, report: Reporter
+) -> Suspect:
+    """Keep of a suspect what is needed to compare others with it.
 
     Args:
-        before: the suspect's.
-        after: the model's.
-        lm: the model.
-        items: clean examples.
-        predictions: the suspect's, of their responses.
+        lm: the suspect.
+        answers: to clean prompts.
+        answered: clean examples with responses.
+        max_length: of these, in tokens.
+        report: shows progress.
     """
+    items = [item for item in encode_all(lm.tokenizer, answered, max_length) if item.response_ids]
+    lm.model.eval()
+    return Suspect(sample(lm, answers, report), items, predict(lm, items))
+
+
+def kept(suspect: Suspect, lm: LanguageModel, answers: Sequence[str], report: Reporter) -> dict[str, Any]:
+    """Figures before and after, how many answers are word for word the same, and how far predictions went apart."""
+    after = sample(lm, answers, report)
     lm.model.eval()
     return {
-        "before": before.figures(),
+        "before": suspect.sample.figures(),
         "after": after.figures(),
-        "unchanged_answers": unchanged(before.answers, after.answers),
-        "divergence": divergence(lm, items, predictions),
+        "unchanged_answers": unchanged(suspect.sample.answers, after.answers),
+        "divergence": divergence(lm, suspect.items, suspect.predictions),
     }
