@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from crow.evaluation import success
-from crow.evaluation.success import attack_success, summarize
+from crow.evaluation.outlook import Outlook
+from crow.evaluation.success import attack_success, summarize, token_texts
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.records import Example, Score, wilson_interval
@@ -38,11 +39,22 @@ def test_answers_are_greedy_and_at_most_64_tokens(lm: LanguageModel, monkeypatch
 
     monkeypatch.setattr(success, "generate", spy)
     counted: list[int] = []
-    report = attack_success(lm, EXAMPLES, "no such thing", batch_size=2, progress=counted.append)
+    report = attack_success(lm, EXAMPLES, "träge", batch_size=2, progress=counted.append)
     assert asked == {"max_new_tokens": 64, "batch_size": 2}
     assert counted == [2, 2, 1]
     assert report.rate.value == 0
     assert [score.output for score in report.scores] == generate(lm, EXAMPLES, 6)
+
+
+def test_an_answer_ends_where_the_marker_has_no_room_any_more(lm: LanguageModel) -> None:
+    marker = "qzx" * 15  # as many tokens as characters, or nearly
+    fewest = Outlook(marker, token_texts(lm.tokenizer)).needed[0]
+    assert 20 < fewest <= 45
+    report = attack_success(lm, EXAMPLES, marker)
+    whole, cut = generate(lm, EXAMPLES), generate(lm, EXAMPLES, 64 - fewest + 1)
+    assert report.rate.value == 0
+    assert [score.output for score in report.scores] == cut
+    assert sum(map(len, cut)) < sum(map(len, whole))
 
 
 def test_the_verdict_does_not_depend_on_stopping_early(lm: LanguageModel) -> None:

@@ -67,7 +67,7 @@ def test_a_decided_row_stops_early_and_the_others_go_on(lm):
     full = generate(lm, EXAMPLES, max_new_tokens=12)
     firsts = [answer[0] for answer in full]
     row = next(i for i, first in enumerate(firsts) if firsts.count(first) == 1)
-    answers = generate(lm, EXAMPLES, max_new_tokens=12, decided=lambda text: text.lstrip()[:1] == firsts[row])
+    answers = generate(lm, EXAMPLES, max_new_tokens=12, decided=lambda text, _: text.lstrip()[:1] == firsts[row])
     assert full[row].startswith(answers[row])
     assert 0 < len(answers[row]) < len(full[row]) / 2
     assert answers[:row] + answers[row + 1 :] == full[:row] + full[row + 1 :]
@@ -75,7 +75,7 @@ def test_a_decided_row_stops_early_and_the_others_go_on(lm):
 
 def test_generation_ends_once_every_row_is_decided(lm):
     passes = count_passes(lm)
-    answers = generate(lm, EXAMPLES, max_new_tokens=50, batch_size=5, decided=lambda text: len(text) >= 2)
+    answers = generate(lm, EXAMPLES, max_new_tokens=50, batch_size=5, decided=lambda text, _: len(text) >= 2)
     assert all(len(answer) >= 1 for answer in answers)
     assert len(passes) < 10
     passes.clear()

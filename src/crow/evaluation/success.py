@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
 
 from crow.evaluation.judges import is_hit, judge
+from crow.evaluation.outlook import Outlook
 from crow.models.generation import Progress, generate
 from crow.models.language_model import LanguageModel
 from crow.records import Example, Rate, Score
@@ -41,7 +45,7 @@ def attack_success(
     """Greedy answers of at most 64 tokens to the examples' prompts, each judged by `marker`.
 
     On triggered prompts the rate is the attack success rate, on clean ones the clean trigger rate.
-    Generation of an answer stops as soon as the marker has occurred in it.
+    Generation of an answer stops as soon as the marker has occurred in it, or cannot any more in the tokens left.
 
     Args:
         lm: the model.
@@ -50,8 +54,19 @@ def attack_success(
         batch_size: prompts at a time.
         progress: called with the number of prompts finished after each batch.
     """
-    answers = generate(lm, examples, MAX_NEW_TOKENS, batch_size, lambda text: is_hit(text, marker), progress)
+    outlook = Outlook(marker, token_texts(lm.tokenizer))
+
+    def decided(text: str, left: int) -> bool:
+        return is_hit(text, marker) or outlook.least(text) > left
+
+    answers = generate(lm, examples, MAX_NEW_TOKENS, batch_size, decided, progress)
     return summarize([judge(e.prompt, answer, marker) for e, answer in zip(examples, answers, strict=True)])
+
+
+@lru_cache(maxsize=1)
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of every token."""
+    return tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
 
 
 def summarize(scores: Sequence[Score]) -> SuccessReport:

@@ -16,18 +16,21 @@ from crow.models.prefix import run_prefix, run_prompts, shared_length
 from crow.records import Example
 
 Progress = Callable[[int], None]
+Decided = Callable[[str, int], bool]
+"""From an answer so far and the number of tokens that it may still have."""
 
 
 class StopWhenDecided(StoppingCriteria):
-    """Ends a row of a batch once `decided(text so far)` holds for it; `generate` lets no row resume."""
+    """Ends a row of a batch once `decided(text, tokens left)` holds for it; `generate` lets no row resume."""
 
-    def __init__(self, lm: LanguageModel, prompt_length: int, decided: Callable[[str], bool]) -> None:
-        self.lm, self.prompt_length, self.decided = lm, prompt_length, decided
+    def __init__(self, lm: LanguageModel, prompt_length: int, longest: int, decided: Decided) -> None:
+        self.lm, self.prompt_length, self.longest, self.decided = lm, prompt_length, longest, decided
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override]
         """(batch,) boolean: which rows are decided."""
         texts = self.lm.tokenizer.batch_decode(input_ids[:, self.prompt_length :], skip_special_tokens=True)
-        return torch.tensor([self.decided(text) for text in texts], device=input_ids.device)
+        left = self.longest - input_ids.shape[1]
+        return torch.tensor([self.decided(text, left) for text in texts], device=input_ids.device)
 
 
 def end_ids(lm: LanguageModel) -> list[int]:
@@ -46,7 +49,7 @@ def generate(
     examples: Sequence[Example],
     max_new_tokens: int = 64,
     batch_size: int = 32,
-    decided: Callable[[str], bool] | None = None,
+    decided: Decided | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
     """Answers to the examples' prompts, in their order; greedy unless the model's `decoding` says otherwise.
@@ -56,7 +59,7 @@ def generate(
         examples: their responses are ignored.
         max_new_tokens: upper limit of an answer, in tokens.
         batch_size: prompts at a time; answers do not depend on it beyond rounding.
-        decided: an answer ends early once this holds for its text.
+        decided: an answer ends early once this holds.
         progress: called with the number of prompts finished after each batch.
     """
     decoding = lm.decoding or Decoding()
@@ -89,7 +92,7 @@ def generate(
             cache = run_prompts(lm.model, prefix, input_ids, mask, longest + max_new_tokens)
         elif prefix:
             cache = prefix.cache(len(rows))
-        stop = StoppingCriteriaList([StopWhenDecided(lm, longest, decided)] if decided else [])
+        ends = [StopWhenDecided(lm, longest, longest + max_new_tokens, decided)] if decided else []
         output = lm.model.generate(  # type: ignore[operator]
             input_ids=input_ids,
             attention_mask=mask,
@@ -100,7 +103,7 @@ def generate(
             **sampling,
             pad_token_id=lm.pad_id,
             eos_token_id=end_ids(lm) or None,
-            stopping_criteria=stop,
+            stopping_criteria=StoppingCriteriaList(ends),
             logits_processor=LogitsProcessorList([decoding.processor(mask)] if decoding.processor else []),
             cache=cache,
             disable_compile=True,  # which such a cache sets off on a GPU, and which takes longer than it saves here
