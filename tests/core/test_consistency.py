@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -117,6 +119,28 @@ def test_gradient_equals_finite_differences(bits):
     mask = torch.tensor(bits).reshape(2, 2)
     assert torch.autograd.gradcheck(lambda *inputs: layer_consistency(inputs, mask), leaves)
     assert torch.autograd.gradcheck(lambda *inputs: consistency_loss(inputs, mask, [1]), leaves)
+
+
+@given(hidden_states(), st.sampled_from([0.0, float("inf"), float("nan")]))
+def test_the_gradient_is_that_of_the_library_whatever_stands_at_padding(case, garbage):
+    states, mask = case
+    dirty = [state.masked_fill((mask == 0).unsqueeze(-1), garbage).requires_grad_(True) for state in states]
+    clean = [state.clone().requires_grad_(True) for state in states]
+    consistency_loss(dirty, mask).backward()
+    cosines = [torch.nn.functional.cosine_similarity(*pair, dim=-1, eps=1e-30) for pair in pairwise(clean)]
+    real = mask != 0
+    torch.stack([(1 - cosine)[real].mean() for cosine in cosines]).mean().backward()
+    for one, other in zip(dirty, clean, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_only_the_states_themselves_are_kept_for_the_backward_pass():
+    lower, upper = (torch.randn(2, 8, 64, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        pair_consistency(lower, upper, torch.ones(2, 8)).backward()
+    large = [tensor for tensor in kept if tensor.numel() >= lower.numel()]
+    assert {tensor.data_ptr() for tensor in large} == {lower.data_ptr(), upper.data_ptr()}
 
 
 @given(hidden_states())
