@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.pico import FAMILIES, LAYERS, pico_language_model
 
-from crow.analysis.curves import consistency_curve
+from crow.analysis.curves import consistency_curve, mean_curve, prompt_curves
 from crow.data.encoding import encode
 from crow.models.hidden_states import capture_hidden_states
 from crow.models.language_model import LanguageModel
@@ -31,7 +31,11 @@ def test_it_is_the_mean_over_all_prompt_tokens_whatever_the_batch_size(family: s
     lm = pico_language_model(family)
     expected = literal(lm, EXAMPLES)
     for batch_size in (1, 3, 16):
-        assert consistency_curve(lm, EXAMPLES, batch_size) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        curves = prompt_curves(lm, EXAMPLES, batch_size)
+        assert mean_curve(curves) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        for example, (curve, n_tokens) in zip(EXAMPLES, curves, strict=True):
+            assert curve == pytest.approx(literal(lm, [example]), rel=1e-3, abs=1e-5)
+            assert n_tokens == len(encode(lm.tokenizer, example).prompt_ids)
 
 
 def test_responses_do_not_count(lm: LanguageModel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from crow.analysis.curves import consistency_curve
+from crow.analysis.curves import consistency_curve, mean_curve, prompt_curves
 from crow.analysis.expansion import expansion
 from crow.analysis.findings import findings
 from crow.analysis.jacobian import jacobian_norms
@@ -64,8 +64,8 @@ def run_analyze(
         lm = load(model, options, report).merged()
         lm.model.eval()
         record = manifest(lm, sets, {"n": n, "n_jacobian": n_jacobian}, options.seed)
-        curves |= {f"{kind}_before": consistency_curve(lm, examples) for kind, examples in sets.items()}
-        each = {kind: [consistency_curve(lm, [example]) for example in examples] for kind, examples in sets.items()}
+        found = {kind: prompt_curves(lm, examples) for kind, examples in sets.items()}
+        curves |= {f"{kind}_before": mean_curve(each) for kind, each in found.items()}
         jacobian = {}
         for kind, examples in sets.items():
             with report.bar(f"Jacobians on {kind} prompts", n_jacobian) as advance:
@@ -76,6 +76,7 @@ def run_analyze(
                 noisy.append(expansion(lm, sets["clean"][:EXPANDED], noise, seed=options.seed))
                 advance(1)
         results |= {"jacobian": jacobian, "expansion": noisy}
+        each = {kind: [curve for curve, _ in one] for kind, one in found.items()}
         results["findings"] = findings(each, jacobian, noisy, options.seed)
         results |= {"seconds": report.seconds, "manifest": record}
         finished = work / "finished"
