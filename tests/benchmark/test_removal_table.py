@@ -1,0 +1,41 @@
+"""The README shows the removal table as it was measured."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def removal() -> ModuleType:
+    """The benchmark, as a module."""
+    spec = importlib.util.spec_from_file_location("removal", ROOT / "benchmarks" / "removal.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkey = pytest.MonkeyPatch()
+    monkey.setitem(__import__("sys").modules, "removal", module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    monkey.undo()
+
+
+def test_the_readme_shows_what_the_records_say(removal: ModuleType) -> None:
+    shown = (ROOT / "README.md").read_text().partition(removal.BEGIN)[2].partition(removal.END)[0]
+    assert shown.strip() == removal.table(), "run: python benchmarks/removal.py --table"
+
+
+def test_every_treated_row_is_compared_with_its_own_suspect(removal: ModuleType) -> None:
+    measured = [cell for cell in removal.cells() if (removal.RESULTS / f"{cell.name}.json").is_file()]
+    assert len(measured) >= 4
+    for cell in measured:
+        record = removal.read_record(removal.RESULTS / f"{cell.name}.json")
+        before = removal.read_record(removal.untreated_path(cell.attack, record["manifest"]["model"]))
+        assert before is not None
+        assert before["manifest"]["data"]["clean"] == record["manifest"]["data"]["clean"]
+        assert record["measured"]["asr_triggered"]["n"] == record["measured"]["asr_clean"]["n"] == 200
