@@ -102,6 +102,9 @@ def purify(
     lr: LearningRate = None,
     rank: Rank = None,
     keep_adapter: Annotated[bool, typer.Option("--keep-adapter", help="Leave the adapter in DIR/adapter too.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what memory and time it would take; load no weights, write nothing.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -130,6 +133,12 @@ def purify(
         "rank": rank,
     }
     config = purify_config(get_preset(preset), changes, options)
+    if dry_run:
+        from crow.workflows.plan import plan
+
+        figures = plan(model, data, config, options)
+        show(figures, json_output, lambda: show_plan(figures))
+        return
     results = run_purify(model, adapter, continue_adapter, data, config, keep_adapter, options)
     show(results, json_output, lambda: show_search(results, output))
 
@@ -307,6 +316,17 @@ def show_abilities(table: Table, item: dict[str, Any], rate: Callable[[Rate], st
         for metric, value in figures.items():
             if isinstance(value, dict):
                 table.add_row(f"{task}, {metric}", f"{value['value']:.4f} (n={figures.get('n')})")
+
+
+def show_plan(figures: dict[str, Any]) -> None:
+    """What a purification would take."""
+    say(f"{figures['parameters']:,} parameters, {figures['trained']:,} trained in {figures['steps']} steps")
+    for part, size in figures["memory"].items():
+        say(f"  {part:10} {size / 2**30:8.2f} GiB")
+    say(
+        f"about {figures['training_seconds'] / 60:.1f} minutes of training for each answer that a search finds, at "
+        f"{figures['operations_per_second'] / 1e9:,.0f} GFLOP/s here; the searches come on top"
+    )
 
 
 def show_search(results: dict[str, Any], output: Path) -> None:

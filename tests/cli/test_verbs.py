@@ -285,3 +285,18 @@ def test_eval_measures_abilities_without_any_attack(
     }
     assert (results["mt_bench"]["score"], results["mt_bench"]["n_unscored"]) == (6.0, 1)
     assert results["mt_bench"]["judge"]["prompt_tokens"] == 200
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
+    run: Run, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("purify", model, "-o", tmp_path / "out", "--data", data, "--samples", 8, "--dry-run")
+    assert run(*arguments, "--json") == 0
+    figures = printed(capsys)
+    memory = figures["memory"]
+    assert memory["total"] == sum(size for part, size in memory.items() if part != "total")
+    assert figures["trained"] > 0
+    assert figures["training_seconds"] >= 0
+    assert run(*arguments) == 0
+    assert f"{figures['parameters']:,} parameters" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
