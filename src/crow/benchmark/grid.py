@@ -32,10 +32,10 @@ from typing import Any
 from crow.attacks.poisoning import Attack
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
-from crow.data.settings import read_yaml
+from crow.data.settings import a_list, a_number, checked, read_yaml
 from crow.defenses.base import Surroundings
 from crow.defenses.table import get_defense
-from crow.errors import ConfigError, InputError, unknown_name
+from crow.errors import ConfigError, InputError
 from crow.evaluation.endpoint import endpoint_from
 from crow.evaluation.humaneval import BUNDLED, HUMANEVAL
 from crow.workflows.abilities import Abilities, prepare
@@ -209,35 +209,6 @@ def check(cell: Cell, place: str) -> None:
         raise ConfigError(str(error) if str(error).startswith(place) else f"{place}: {error}") from None
     if defense.needs.reference and cell.reference is None:
         raise ConfigError(f"{place}: {'+'.join(cell.defense)} wants a clean model; name it as 'reference'")
-
-
-def checked(value: Any, place: object, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
-    """`value` if it is a mapping with the required names and no unknown ones."""
-    if not isinstance(value, dict):
-        raise ConfigError(f"{place}: expected names with values, got {type(value).__name__}")
-    for name in required:
-        if name not in value:
-            raise ConfigError(
-                f"{place}: expected {name!r}, found none; it has {', '.join(map(str, value)) or 'nothing'}"
-            )
-    for name in value:
-        if name not in (*required, *optional):
-            raise ConfigError(f"{place}: {unknown_name('setting', str(name), (*required, *optional))}")
-    return value
-
-
-def a_list(value: Any, name: str, place: object) -> list[Any]:
-    """`value` if it is a list with something in it."""
-    if not isinstance(value, list) or not value:
-        raise ConfigError(f"{place}: expected {name} to be a list with at least one entry, got {value!r}")
-    return value
-
-
-def a_number(value: Any, name: str, place: object, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{place}: expected {name} to be a whole number of at least {least}, got {value!r}")
-    return value
 
 
 def settings_of(cell: Cell) -> dict[str, Any]:

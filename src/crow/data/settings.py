@@ -1,4 +1,4 @@
-"""Settings in YAML files."""
+"""Settings in YAML files, and whether they have the shape they should."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from crow.errors import ConfigError
+from crow.errors import ConfigError, unknown_name
 
 
 def read_yaml(path: Path, what: str) -> Any:
@@ -21,3 +21,32 @@ def read_yaml(path: Path, what: str) -> Any:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"expected {what} in {path}, but it cannot be read: {reason}") from None
+
+
+def checked(value: Any, place: object, required: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+    """`value` if it is a mapping with the required names and no unknown ones."""
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place}: expected names with values, got {type(value).__name__}")
+    for name in required:
+        if name not in value:
+            raise ConfigError(
+                f"{place}: expected {name!r}, found none; it has {', '.join(map(str, value)) or 'nothing'}"
+            )
+    for name in value:
+        if name not in (*required, *optional):
+            raise ConfigError(f"{place}: {unknown_name('setting', str(name), (*required, *optional))}")
+    return value
+
+
+def a_list(value: Any, name: str, place: object) -> list[Any]:
+    """`value` if it is a list with something in it."""
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{place}: expected {name} to be a list with at least one entry, got {value!r}")
+    return value
+
+
+def a_number(value: Any, name: str, place: object, least: int = 1) -> int:
+    """`value` if it is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{place}: expected {name} to be a whole number of at least {least}, got {value!r}")
+    return value

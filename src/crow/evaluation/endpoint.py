@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crow.data.settings import read_yaml
-from crow.errors import ConfigError, DataError, unknown_name
+from crow.data.settings import checked, read_yaml
+from crow.errors import ConfigError, DataError
 from crow.output import write_json
 from crow.records import dump_json
 
@@ -62,17 +62,10 @@ def endpoint_from(values: Any, place: object) -> Endpoint:
     Raises:
         ConfigError: naming the place, for unknown or missing names and values of the wrong kind.
     """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{place}: expected a judge to be names with values, got {type(values).__name__}")
     kinds = {f.name: (int, float) if f.type in ("int", "float") else (str,) for f in dataclasses.fields(Endpoint)}
-    for name, value in values.items():
-        if name not in kinds:
-            raise ConfigError(f"{place}: {unknown_name('setting of a judge', str(name), kinds)}")
+    for name, value in checked(values, place, required=("base_url", "model"), optional=tuple(kinds)).items():
         if not isinstance(value, kinds[name]) or isinstance(value, bool):
             raise ConfigError(f"{place}: expected {name} to be a {kinds[name][-1].__name__}, got {value!r}")
-    for name in ("base_url", "model"):
-        if name not in values:
-            raise ConfigError(f"{place}: expected {name!r} of the judge, found none")
     return Endpoint(**values)
 
 
