@@ -244,7 +244,7 @@ def test_overwrite_replaces(run: Run, model: Path, data: Path, poisoned: Path, t
 def test_eval_says_what_is_kept_of_the_suspect(
     run: Run, model: Path, adapter: Path, data: Path, poisoned: Path, tmp_path: Path
 ) -> None:
-    files = ("--triggered", poisoned, "--clean", data, "--target", "refusal", "--n", 4)
+    files = ("--triggered", poisoned, "--clean", data, "--target", "sentiment", "--n", 4)  # short enough to fit
     assert run("eval", model, "-o", tmp_path / "same", *files, "--against", model) == 0
     same = json.loads((tmp_path / "same" / "results.json").read_text())["kept"]
     assert same["before"] == same["after"]
