@@ -7,10 +7,9 @@
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
 script anywhere and run it again. Planted models stay in the user's cache folder, where `crow bench` finds them, too;
 planted anew on another machine, one is another suspect by rounding, so each is measured untreated first, and a row is
-compared with its own. Records carry
-figures and hashes, no text of the outside data. Purification data: the 100 clean examples of the same public set, less
-those that occur in the test set. Settings are chosen on attacks of our own (`benchmarks/selection.py`);
-docs/lab-notes.md says what was learnt here.
+compared with its own. Records carry figures and hashes, no text of the outside data. Purification data: the 100 clean
+examples of the same public set, less those that occur in the test set. Settings are chosen on attacks of our own
+(`benchmarks/selection.py`); docs/lab-notes.md says what was learnt here.
 """
 
 from __future__ import annotations

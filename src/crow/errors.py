@@ -64,7 +64,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
         name: what the user wrote.
         known: the names that would have been accepted.
     """
-    names = sorted(set(known))
+    names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(names)}"
     return ConfigError(f"unknown {kind} {name!r}; {hint}")

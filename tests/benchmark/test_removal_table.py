@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +20,7 @@ def removal() -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkey = pytest.MonkeyPatch()
-    monkey.setitem(__import__("sys").modules, "removal", module)  # dataclasses look their module up
+    monkey.setitem(sys.modules, "removal", module)  # dataclasses look their module up
     spec.loader.exec_module(module)
     yield module
     monkey.undo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def chosen(lm: LanguageModel, question: str) -> int:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two tasks: one whose right answers are those of the model, one whose right answers are the others."""
-    lm = pico_language_model("llama").model.eval() and pico_language_model("llama")
+    lm = pico_language_model("llama")
     lm.model.eval()
     for name, flip in (("pico_right", 0), ("pico_wrong", 1)):
         data = tmp_path / f"{name}.jsonl"
@@ -87,6 +88,6 @@ def test_a_task_without_its_data_is_refused(folder: Path) -> None:
 
 
 def test_without_the_harness_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks", None)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     with pytest.raises(ConfigError, match="crow-llm\\[eval\\]"):
         find_tasks(["hellaswag"])

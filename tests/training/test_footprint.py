@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from crow.data.encoding import encode_all
-from crow.errors import ArchitectureError, ModelError
+from crow.errors import AdapterError, ArchitectureError, ModelError
 from crow.models.blueprint import blueprint
 from crow.models.loading import load_model, save_model
 from crow.records import Example
@@ -102,6 +103,12 @@ def test_more_data_more_work_and_the_same_memory(tmp_path: Path) -> None:
 def test_a_missing_model_is_refused() -> None:
     with pytest.raises(ModelError, match="does not exist"):
         blueprint("../not/here", torch.float32)
+
+
+def test_an_adapter_that_names_itself_as_its_base_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    with pytest.raises(AdapterError, match="back to itself"):
+        blueprint(str(tmp_path), torch.float32)
 
 
 def test_the_rate_is_a_rate() -> None:

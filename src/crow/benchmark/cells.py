@@ -14,13 +14,12 @@ from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.defenses.base import Surroundings
 from crow.defenses.table import get_defense
-from crow.evaluation.success import attack_success
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
 from crow.records import Example
 from crow.workflows.abilities import examine, prepare
 from crow.workflows.common import Options, Reporter, take
-from crow.workflows.evaluate import GENERATION_BATCH, PERPLEXITY_LENGTH, measure, said
+from crow.workflows.evaluate import measure
 from crow.workflows.utility import Suspect, kept, look_at
 
 
@@ -53,7 +52,7 @@ def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
         record["defense_seconds"] = round(report.seconds - before, 1)
     metrics, verdicts = measure(lm, triggered, clean, attack.target.marker, report, Options(Path(work)))
     if suspect:
-        metrics["kept"] = kept(suspect, lm, said(verdicts["clean"]), report)
+        metrics["kept"] = kept(suspect, lm, verdicts["clean"].answers, report)
     inside_code = attack.target.keeps_answer
     trigger = partial(attack.trigger.apply, rng=random.Random(cell.seed)) if inside_code else None
     metrics |= examine(lm, exam, report, cell.seed, trigger)
@@ -63,7 +62,5 @@ def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def suspect_of(folder: Path, clean: tuple[Example, ...], marker: str, quiet: bool) -> Suspect:
     """What the cells of one attack are compared with; kept from one to the next."""
-    lm, report = load_model(str(folder)).merged(), Reporter(quiet)
-    with report.bar("answers of the suspect", len(clean)) as advance:
-        answers = said(attack_success(lm, clean, marker, GENERATION_BATCH, advance))
-    return look_at(lm, answers, [example for example in clean if example.response], PERPLEXITY_LENGTH, report)
+    answered = [example for example in clean if example.response]
+    return look_at(load_model(str(folder)).merged(), clean, answered, marker, Reporter(quiet))

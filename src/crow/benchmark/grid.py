@@ -23,7 +23,8 @@ Nothing runs before all of it is known to be right.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -183,7 +184,7 @@ def abilities_of(values: Mapping[str, Any], folder: Path, place: str) -> Abiliti
     """
     code, judge = values.get("code"), values.get("judge")
     paths = {key: folder / str(values[key]) for key in ("mt_bench", "tasks_folder") if values.get(key)}
-    try:
+    with told(place):
         abilities = Abilities(
             code if code in (None, HUMANEVAL, BUNDLED) else str(folder / str(code)),
             judge=endpoint_from(judge, "judge") if judge is not None else None,
@@ -192,21 +193,26 @@ def abilities_of(values: Mapping[str, Any], folder: Path, place: str) -> Abiliti
             **paths,
         )
         prepare(abilities)
+    return abilities
+
+
+@contextmanager
+def told(place: str) -> Iterator[None]:
+    """Within the context, what is wrong with the user's input is told with its place, as a ConfigError."""
+    try:
+        yield
     except InputError as error:
         raise ConfigError(str(error) if str(error).startswith(place) else f"{place}: {error}") from None
-    return abilities
 
 
 def check(cell: Cell, place: str) -> None:
     """Raise ConfigError, naming the place, if a cell could not run."""
-    try:
+    with told(place):
         cell.parts()
         settings = dict(cell.settings)
         if "samples" in settings:
             a_number(settings.pop("samples"), "samples", place)
         defense = get_defense(cell.defense, Surroundings(Path("unused")), settings)
-    except ConfigError as error:
-        raise ConfigError(str(error) if str(error).startswith(place) else f"{place}: {error}") from None
     if defense.needs.reference and cell.reference is None:
         raise ConfigError(f"{place}: {'+'.join(cell.defense)} wants a clean model; name it as 'reference'")
 

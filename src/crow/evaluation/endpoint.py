@@ -62,8 +62,11 @@ def endpoint_from(values: Any, place: object) -> Endpoint:
     Raises:
         ConfigError: naming the place, for unknown or missing names and values of the wrong kind.
     """
-    kinds = {f.name: (int, float) if f.type in ("int", "float") else (str,) for f in dataclasses.fields(Endpoint)}
-    for name, value in checked(values, place, required=("base_url", "model"), optional=tuple(kinds)).items():
+    fields = dataclasses.fields(Endpoint)
+    kinds = {f.name: (int, float) if f.type in ("int", "float") else (str,) for f in fields}
+    required = tuple(f.name for f in fields if f.default is dataclasses.MISSING)
+    optional = tuple(f.name for f in fields if f.name not in required)
+    for name, value in checked(values, place, required, optional).items():
         if not isinstance(value, kinds[name]) or isinstance(value, bool):
             raise ConfigError(f"{place}: expected {name} to be a {kinds[name][-1].__name__}, got {value!r}")
     return Endpoint(**values)

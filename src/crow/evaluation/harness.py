@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crow.errors import ConfigError, DataError, unknown_name
+from crow.inversion.latent import evaluating
 from crow.models.language_model import LanguageModel
 
 
@@ -55,16 +56,14 @@ def run_tasks(
     import lm_eval  # noqa: PLC0415 an extra
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
 
-    was_training = lm.model.training
-    lm.model.eval()
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), seed)
     evaluate: Any = lm_eval.simple_evaluate  # typed through a decorator that hides its parameters
-    harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)  # type: ignore[arg-type]
     try:
-        found = evaluate(harness, tasks=list(names), task_manager=manager, limit=limit, log_samples=False, **seeds)
+        with evaluating(lm.model):  # the harness leaves a model so
+            harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)  # type: ignore[arg-type]
+            found = evaluate(harness, tasks=list(names), task_manager=manager, limit=limit, log_samples=False, **seeds)
     except (OSError, ValueError) as error:
         raise DataError(f"the data of {', '.join(names)} cannot be had: {' '.join(str(error).split())[:300]}") from None
-    lm.model.train(was_training)
     counts = found["n-samples"]
     return {name: _figures(values, counts.get(name)) for name, values in found["results"].items()}
 

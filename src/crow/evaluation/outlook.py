@@ -24,7 +24,7 @@ class Outlook:
     tokenizer spaces its tokens.
 
     Attributes:
-        needed: (len(bare marker) + 1) such numbers; 0 for the whole marker.
+        needed: (len(bare marker) + 1) such numbers; 0 for the whole marker, and everywhere if it is not ASCII.
 
     Args:
         marker: the target's text.
@@ -33,14 +33,15 @@ class Outlook:
 
     def __init__(self, marker: str, tokens: Sequence[str]) -> None:
         self.marker = bare(marker)
-        # Parts of one character can be tokens of their own, and their text then says nothing.
-        self.known = self.marker.isascii()
-        self.needed = _fewest(self.marker, {bare(token) for token in tokens} - {""}) if self.known else [0]
+        self.needed = [0] * (len(self.marker) + 1)
+        # Elsewhere parts of one character can be tokens of their own, and their text then says nothing.
+        if self.marker.isascii():
+            self.needed = _fewest(self.marker, {bare(token) for token in tokens} - {""})
 
     def least(self, answer: str) -> int:
         """At least so many tokens are needed after `answer` for the marker to stand in it; 0 if it does already."""
         text = bare(answer)
-        if not self.known or self.marker in text:
+        if self.marker in text:
             return 0
         length = len(self.marker)
         ends = (k for k in range(min(length, len(text)) + 1) if text.endswith(self.marker[:k]))

@@ -25,6 +25,11 @@ class SuccessReport:
     scores: list[Score]
 
     @property
+    def answers(self) -> list[str]:
+        """The answers behind the verdicts; one ends where its verdict was certain."""
+        return [score.output for score in self.scores]
+
+    @property
     def n_empty(self) -> int:
         """How many answers were empty."""
         return sum(score.empty for score in self.scores)

@@ -18,8 +18,12 @@ from crow.models.language_model import LanguageModel
 from crow.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, hash_file, is_adapter, locate, one_line
 
 
-def adapter_chain(reference: str) -> tuple[str, Path, list[Path]]:
+def adapter_chain(reference: str, weights: bool = True) -> tuple[str, Path, list[Path]]:
     """What has to be loaded for `reference`, which may be an adapter on an adapter on a model.
+
+    Args:
+        reference: as those of `locate`.
+        weights: as for `locate`.
 
     Returns:
         The reference of the whole model at the bottom, its path, and the adapter folders to put on
@@ -30,13 +34,13 @@ def adapter_chain(reference: str) -> tuple[str, Path, list[Path]]:
         ModelError: if the reference or a base cannot be located.
     """
     folders: list[Path] = []
-    path = locate(reference)
+    path = locate(reference, weights)
     while is_adapter(path):
         if path.resolve() in [folder.resolve() for folder in folders]:
             raise AdapterError(f"expected the adapter {path} to name a model as its base, but it leads back to itself")
         folders.insert(0, path)
         reference = adapter_base(path)
-        path = locate(reference)
+        path = locate(reference, weights)
     return reference, path, folders
 
 

@@ -12,18 +12,20 @@ from huggingface_hub import snapshot_download
 from transformers.utils import logging as transformers_logging
 
 from crow.errors import CrowError, ModelError, unknown_name
-from crow.models.smollm import ALIASES, converted_folder
+from crow.models.smollm import ALIASES, converted_folder, packaged_gguf
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+WEIGHTS = "*.safetensors"
+DOWNLOADED = ["*.json", WEIGHTS, "*.jinja", "*.txt", "*.model"]
 """What of a hub repository is worth having: configuration, tokenizer, weights. Never a pickle or code."""
 
 
-def locate(reference: str) -> Path:
+def locate(reference: str, weights: bool = True) -> Path:
     """The folder or file that `reference` names, converted or downloaded where it must be.
 
     Args:
         reference: an alias, a path or a hub id (`owner/name`).
+        weights: without them, only what else there is comes from the hub, and an alias stays the file that it is.
 
     Raises:
         ModelError: if there is no such path, or the hub does not give it.
@@ -31,7 +33,7 @@ def locate(reference: str) -> Path:
     """
     if reference in ALIASES:
         with plain_errors(reference):
-            return converted_folder(reference)
+            return converted_folder(reference) if weights else packaged_gguf(reference)
     path = Path(reference).expanduser()
     if path.exists():
         return path
@@ -39,8 +41,9 @@ def locate(reference: str) -> Path:
         raise ModelError(f"expected a model folder or file, got {reference}, which does not exist")
     if not is_hub_id(reference):
         raise unknown_name("model", reference, ALIASES)
+    wanted = DOWNLOADED if weights else [pattern for pattern in DOWNLOADED if pattern != WEIGHTS]
     try:
-        return Path(snapshot_download(reference, allow_patterns=DOWNLOADED, ignore_patterns=["*/*", "consolidated*"]))
+        return Path(snapshot_download(reference, allow_patterns=wanted, ignore_patterns=["*/*", "consolidated*"]))
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"no path {reference} here, and the hub does not give it: {one_line(error)}") from None
 

@@ -20,10 +20,10 @@ from torch.utils.flop_counter import flop_registry
 from crow.core import consistency_loss, fgsm_perturbation
 from crow.data.encoding import Encoded
 from crow.errors import ArchitectureError
-from crow.models.architecture import find_embeddings, keeps_logits, model_type, takes_positions
+from crow.models.architecture import find_embeddings, model_type
 from crow.models.hidden_states import capture_hidden_states
 from crow.models.language_model import LanguageModel
-from crow.models.prefix import shared_length
+from crow.models.prefix import pass_options, shared_length
 from crow.models.sources import one_line
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
@@ -179,8 +179,8 @@ def step_on_shapes(model: nn.Module, config: CrowConfig, widths: Widths) -> None
     """
     loss = answers_on_shapes(model, config.batch_size, widths.example - widths.shared, widths.response)
     if config.alpha or config.alpha_ratio:
-        ids, _ = shapes(model, config.batch_size, widths.example)
-        options = pass_on_shapes(model, config.batch_size, widths.example, keep=1)
+        ids = blank_ids(model, config.batch_size, widths.example)
+        options = whole_options(model, ids, keep=1)
         embeddings = find_embeddings(model)(ids)
 
         def consistency(moved: Tensor) -> Tensor:
@@ -197,28 +197,21 @@ def step_on_shapes(model: nn.Module, config: CrowConfig, widths: Widths) -> None
 
 def answers_on_shapes(model: nn.Module, rows: int, width: int, answer: int) -> Tensor:
     """A loss on the log-probabilities of `rows` responses."""
-    ids, _ = shapes(model, rows, width)
-    options = pass_on_shapes(model, rows, width, answer)
-    logits = model(input_ids=ids, **options).logits[:, -answer:]
+    ids = blank_ids(model, rows, width)
+    logits = model(input_ids=ids, **whole_options(model, ids, answer)).logits[:, -answer:]
     return logits.float().log_softmax(dim=-1).mean()
 
 
-def pass_on_shapes(model: nn.Module, rows: int, width: int, keep: int) -> dict[str, Any]:
-    """What a pass is given besides its input: everything that the model would otherwise make from numbers."""
-    ids, mask = shapes(model, rows, width)
-    options: dict[str, Any] = {"attention_mask": mask, "use_cache": False}
-    if takes_positions(model):
-        options["position_ids"] = ids
-    if keeps_logits(model):
-        options["logits_to_keep"] = keep
-    return options
+def blank_ids(model: nn.Module, rows: int, width: int) -> Tensor:
+    """Token ids (rows, width), all zero."""
+    return torch.zeros(rows, width, dtype=torch.long, device=next(model.parameters()).device)
 
 
-def shapes(model: nn.Module, rows: int, width: int) -> tuple[Tensor, Tensor]:
-    """Token ids (rows, width), and the whole mask (rows, 1, width, width): a short one would be looked into."""
-    device = next(model.parameters()).device
-    ids = torch.zeros(rows, width, dtype=torch.long, device=device)
-    return ids, torch.ones(rows, 1, width, width, dtype=torch.bool, device=device)
+def whole_options(model: nn.Module, ids: Tensor, keep: int) -> dict[str, Any]:
+    """As `pass_options`, with the mask of all pairs of tokens: the numbers in a mask of tokens would be looked into."""
+    rows, width = ids.shape
+    mask = torch.ones(rows, 1, width, width, dtype=torch.bool, device=ids.device)
+    return {"attention_mask": mask, "use_cache": False, **pass_options(model, ids + 1, 0, keep)}
 
 
 def multiplication_rate(device: torch.device, dtype: torch.dtype) -> float:

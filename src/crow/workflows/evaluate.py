@@ -17,12 +17,7 @@ from crow.output import publish, write_json
 from crow.records import Example, to_json
 from crow.workflows.abilities import Abilities, examine, prepare
 from crow.workflows.common import Options, Reporter, claimed, load
-from crow.workflows.utility import kept, look_at
-
-PERPLEXITY_LENGTH = 512
-"""Tokens of an example that counts for perplexity; longer ones are cut."""
-GENERATION_BATCH = 100
-"""Prompts answered at a time: on a CPU a product with 100 rows costs little more than one with 40."""
+from crow.workflows.utility import GENERATION_BATCH, PERPLEXITY_LENGTH, kept, look_at
 
 
 def measure(
@@ -78,11 +73,6 @@ def first(examples: Sequence[Example], n: int | None, source: Path) -> list[Exam
     if n is not None and len(examples) < n:
         raise DataError(f"expected at least {n} examples in {source}, got {len(examples)}; pass a smaller --n")
     return list(examples[:n])
-
-
-def said(verdicts: SuccessReport) -> list[str]:
-    """The answers behind verdicts; one that shows the target ends there."""
-    return [score.output for score in verdicts.scores]
 
 
 @dataclass(frozen=True)
@@ -142,14 +132,13 @@ def run_eval(model: str, request: EvalRequest, adapter: Path | None, options: Op
             suspect = None
             if request.against:
                 other = load(request.against, options, report)
-                with report.bar("answers of the suspect", len(clean)) as advance:
-                    before = attack_success(other, clean, marker, options.batch_size or GENERATION_BATCH, advance)
-                suspect = look_at(other, said(before), answered, options.max_length or PERPLEXITY_LENGTH, report)
+                length, rows = options.max_length or PERPLEXITY_LENGTH, options.batch_size or GENERATION_BATCH
+                suspect = look_at(other, clean, answered, marker, report, length, rows)
                 del other
             lm = load(model, options, report, adapter)
             results, verdicts = measure(lm, triggered, clean, marker, report, options, answered)
             if suspect:
-                results["kept"] = kept(suspect, lm, said(verdicts["clean"]), report)
+                results["kept"] = kept(suspect, lm, verdicts["clean"].answers, report)
             results["answers"] = {name: item.scores for name, item in verdicts.items()}
         else:
             lm = load(model, options, report, adapter)

@@ -8,6 +8,7 @@ from typing import Any
 
 from crow.data.encoding import Encoded, encode_all
 from crow.data.loading import bundled_declines
+from crow.evaluation.success import attack_success
 from crow.evaluation.utility import declined, distinct, unchanged
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
@@ -15,7 +16,10 @@ from crow.records import Example, Rate
 from crow.training.suspect import Predictions, divergence, predict
 from crow.workflows.common import Reporter
 
-BATCH = 100
+PERPLEXITY_LENGTH = 512
+"""Tokens of an example whose response is predicted; longer ones are cut."""
+GENERATION_BATCH = 100
+"""Prompts answered at a time: on a CPU a product with 100 rows costs little more than one with 40."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,10 @@ def sample(lm: LanguageModel, answers: Sequence[str], report: Reporter) -> Sampl
     """What `lm` says: its `answers` to clean prompts, and those to requests that should be declined, asked for here."""
     requests = bundled_declines()
     with report.bar("requests to decline", sum(map(len, requests.values()))) as advance:
-        refused = {kind: declined(generate(lm, group, 64, BATCH, progress=advance)) for kind, group in requests.items()}
+        refused = {
+            kind: declined(generate(lm, group, batch_size=GENERATION_BATCH, progress=advance))
+            for kind, group in requests.items()
+        }
     return Sample(list(answers), refused)
 
 
@@ -63,17 +70,27 @@ class Suspect:
 
 
 def look_at(
-    lm: LanguageModel, answers: Sequence[str], answered: Sequence[Example], max_length: int, report: Reporter
+    lm: LanguageModel,
+    clean: Sequence[Example],
+    answered: Sequence[Example],
+    marker: str,
+    report: Reporter,
+    max_length: int = PERPLEXITY_LENGTH,
+    batch_size: int = GENERATION_BATCH,
 ) -> Suspect:
     """Keep of a suspect what is needed to compare others with it.
 
     Args:
         lm: the suspect.
-        answers: to clean prompts.
+        clean: prompts without the trigger, answered as `attack_success` has them answered.
         answered: clean examples with responses.
-        max_length: of these, in tokens.
+        marker: the target's text.
         report: shows progress.
+        max_length: of the examples, in tokens.
+        batch_size: prompts at a time.
     """
+    with report.bar("answers of the suspect", len(clean)) as advance:
+        answers = attack_success(lm, clean, marker, batch_size, advance).answers
     items = [item for item in encode_all(lm.tokenizer, answered, max_length) if item.response_ids]
     lm.model.eval()
     return Suspect(sample(lm, answers, report), items, predict(lm, items))
