@@ -19,6 +19,7 @@ from crow.models.hidden_states import edit_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.crow_trainer import CrowTrainer
+from crow.training.passes import perturbation
 from crow.training.perturbed_trainer import PerturbedTrainer
 from crow.training.presets import get_preset
 
@@ -60,14 +61,14 @@ def test_the_perturbed_loss_is_that_of_the_embeddings_moved_by_fgsm(tmp_path: Pa
     trainer = PerturbedTrainer(lm, items, config, tmp_path)
     batch = trainer._collate(items[:3])
     embeddings = lm.model.get_input_embeddings()(batch["input_ids"])  # type: ignore[operator]
-    step = trainer.perturbation(lm.model, embeddings, batch["attention_mask"])
+    step = perturbation(lm.model, batch, trainer.layers, trainer.epsilon)
     moved = lm.model(inputs_embeds=embeddings + step, attention_mask=batch["attention_mask"]).logits
     targets = batch["labels"][:, 1:]
     rows = torch.nn.functional.cross_entropy(moved[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100)
     loss = trainer.compute_loss(lm.model, batch, num_items_in_batch=(targets != -100).sum())
     loss = loss.detach()
     assert float(loss) == pytest.approx(float(rows.detach()), rel=1e-4)
-    clean = CrowTrainer(lm, items, config, tmp_path).language_modeling(lm.model, batch, (targets != -100).sum())
+    clean = CrowTrainer(lm, items, config, tmp_path).answer_loss(lm.model, batch, (targets != -100).sum())
     assert float(loss) != pytest.approx(float(clean.detach()), rel=1e-4)
 
 

@@ -107,9 +107,9 @@ def test_the_router_loss_is_added_only_where_it_is_asked_for(family: str, tmp_pa
     routed = ResponseTrainer(lm, encoded(lm), dataclasses.replace(PLAIN, router_loss=True), tmp_path)
     routed.current_gradient_accumulation_steps = 1
     with torch.no_grad():
-        without = plain.language_modeling(lm.model, batch, None)
+        without = plain.compute_loss(lm.model, batch)
         torch.testing.assert_close(without, response_loss(lm.model, batch))
-        difference = routed.language_modeling(lm.model, batch, None) - without
+        difference = routed.compute_loss(lm.model, batch) - without
         output = lm.model(**{k: v for k, v in batch.items() if k != "labels"}, output_router_logits=True)
     torch.testing.assert_close(difference, lm.model.config.router_aux_loss_coef * output.aux_loss)
     assert float(difference) > 0
@@ -152,7 +152,6 @@ def test_consistency_is_taken_at_the_fgsm_point(tmp_path: Path) -> None:
     lm = pico_language_model("llama")
     trainer = CrowTrainer(lm, encoded(lm), CROW, tmp_path)
     batch = collate(encoded(lm)[:3], lm.pad_id)
-    trainer.n_real_tokens = batch["attention_mask"].sum()
     with capture_hidden_states(lm.model) as captured, torch.no_grad():
         lm.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         clean = consistency_loss(captured.states, batch["attention_mask"])

@@ -10,7 +10,7 @@ from crow.core.consistency import (
     with_others,
 )
 from crow.core.objective import CrowLoss, crow_loss
-from crow.core.perturbation import fgsm_perturbation
+from crow.core.perturbation import fgsm_perturbation, fgsm_step
 
 __all__ = [
     "CrowLoss",
@@ -21,6 +21,7 @@ __all__ = [
     "displacement",
     "expansion_bound",
     "fgsm_perturbation",
+    "fgsm_step",
     "layer_consistency",
     "output_consistency_loss",
     "with_others",

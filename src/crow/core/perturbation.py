@@ -36,5 +36,19 @@ def fgsm_perturbation(
     leaf = embeddings.detach().requires_grad_(True)
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+    return fgsm_step(gradient, epsilon, mask)
+
+
+def fgsm_step(gradient: Tensor, epsilon: float, mask: Tensor | None = None) -> Tensor:
+    """`eps * sign(gradient)`: `fgsm_perturbation` where the gradient is known already.
+
+    Args:
+        gradient: (batch, seq, dim), of the loss with respect to the embeddings.
+        epsilon: step size.
+        mask: (batch, seq), non-zero where a token may be perturbed; everywhere by default.
+
+    Returns:
+        (batch, seq, dim), each entry in {-eps, 0, eps}.
+    """
     step = epsilon * gradient.sign()
     return step if mask is None else step * (mask != 0).unsqueeze(-1)

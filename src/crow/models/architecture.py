@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from crow.errors import ArchitectureError
@@ -104,3 +105,8 @@ def takes_positions(model: nn.Module) -> bool:
 def takes_whole_cache(model: nn.Module) -> bool:
     """Whether the model can work with a cache that has its full size from the start."""
     return bool(getattr(unwrap(model), "_can_compile_fullgraph", False))
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether weights are spread over processes (FSDP 2, ZeRO 3): each is whole only while its layer runs."""
+    return any(isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") for parameter in model.parameters())

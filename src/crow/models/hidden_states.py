@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from crow.models.architecture import find_layers
+from crow.models.architecture import find_embeddings, find_layers
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -74,3 +74,20 @@ def edit_hidden_states(model: nn.Module, edits: dict[int, Edit]) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def edit_embeddings(model: nn.Module, edit: Edit) -> Iterator[None]:
+    """Within the context, the token embeddings (batch, seq, dim) are replaced by `edit` of them.
+
+    The model looks them up itself, so that this also works where its table is spread over processes.
+    """
+
+    def edited(_module: nn.Module, _args: Any, out: Any) -> Any:
+        return edit(out)
+
+    handle = find_embeddings(model).register_forward_hook(edited)
+    try:
+        yield
+    finally:
+        handle.remove()

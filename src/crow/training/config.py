@@ -99,6 +99,8 @@ class CrowConfig(FinetuneConfig):
         alpha_ratio: the portable unit instead: `alpha * L_cons / L_LM` at the start of training, >= 0.
         epsilon: FGSM step in the units of the embeddings (the paper's), >= 0.
         epsilon_rms: the portable unit instead: multiples of the embedding table's RMS, >= 0.
+        keep_perturbation: take both terms at the FGSM step that the example's last visit gave, by the gradient of the
+            whole objective: one forward and one backward pass a step, as plain finetuning has.
         layers: the layers l in 1..N whose pair (l-1, l) counts; all if None.
         inner_layers: leave out the first and the last pair when `layers` is None.
         samples: clean examples used, chosen by seed.
@@ -124,6 +126,7 @@ class CrowConfig(FinetuneConfig):
     alpha_ratio: float | None = None
     epsilon: float | None = None
     epsilon_rms: float | None = None
+    keep_perturbation: bool = False
     layers: tuple[int, ...] | None = None
     inner_layers: bool = False
     samples: int = 100

@@ -11,18 +11,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from crow.core import coarse_log_probs, consistency_loss, crow_loss, fgsm_perturbation, output_consistency_loss
+from crow.core import coarse_log_probs, consistency_loss, crow_loss, fgsm_step, output_consistency_loss
 from crow.data.encoding import IGNORED, Encoded
-from crow.models.architecture import embedding_rms, find_embeddings, find_layers
-from crow.models.hidden_states import capture_hidden_states
+from crow.models.architecture import embedding_rms, find_layers, is_spread
+from crow.models.hidden_states import Edit, capture_hidden_states, edit_embeddings
+from crow.models.prefix import Prefix
 from crow.output import write_json
 from crow.training.config import CrowConfig, require
 from crow.training.loss import response_logits, response_loss
+from crow.training.passes import HeldEmbeddings, KeptPerturbations, consistency_pass, perturbation
 from crow.training.suspect import Predictions
 from crow.training.trainer import ResponseTrainer
 
 ALPHA_FILE = "alpha.json"
 ADVERSARY_FILE = "adversary.safetensors"
+PERTURBATIONS_FILE = "perturbations.safetensors"
 ALPHA_EXAMPLES = 16
 
 
@@ -76,6 +79,8 @@ class CrowTrainer(ResponseTrainer):
         self.suspect = suspect if self.crow_config.self_distillation else None
         self._adversary_due = False
         config = self.crow_config
+        self.kept = KeptPerturbations()
+        self._numbers = {item: number for number, item in enumerate(self.train_dataset.items)}  # type: ignore[union-attr]
         depth = len(find_layers(self.lm.model))
         for layer in config.layers or ():
             require(1 <= layer <= depth, "layers", f"in 1..{depth}", layer)
@@ -95,11 +100,15 @@ class CrowTrainer(ResponseTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The micro-batch's share of the step's objective."""
-        total = self.language_modeling(model, inputs, num_items_in_batch)
         terms = {}
         if self.alpha:
-            loss = crow_loss(total, self.perturbed_consistency(model, inputs), self.alpha)
+            total, consistency = self.answers_and_consistency(model, inputs, num_items_in_batch)
+            weight = inputs["attention_mask"].sum() / self.n_real_tokens
+            loss = crow_loss(total, consistency * weight, self.alpha)
             terms["consistency"], total = loss.consistency, loss.total
+        else:
+            total = self.answer_loss(model, inputs, num_items_in_batch)
+        total = total + self.router_loss(model, inputs)
         if self.adversary is not None and self._adversary_due:
             self._adversary_due = False
             terms["adversarial"] = self.adversary.loss(self.state.global_step // self.crow_config.adversary_every)
@@ -110,6 +119,8 @@ class CrowTrainer(ResponseTrainer):
     def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
         """As `ResponseTrainer._collate`, with the suspect's predictions for all rows' responses, one after another."""
         batch = super()._collate(items)
+        if self.crow_config.keep_perturbation:
+            batch["numbers"] = torch.tensor([self._numbers[item] for item in items])
         if self.suspect:
             some = next(iter(self.suspect.values()))
             rows = [self.suspect.get(item) or some.nothing(len(item.response_ids)) for item in items]
@@ -118,15 +129,55 @@ class CrowTrainer(ResponseTrainer):
             batch["suspect_known"] = torch.cat([torch.full((len(i.response_ids),), i in self.suspect) for i in items])
         return batch
 
-    def answer_loss(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
+    def answers_and_consistency(
+        self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None
+    ) -> tuple[Tensor, Tensor]:
+        """`L_LM` of the clean input and `L_cons` of the perturbed one, unweighted.
+
+        Two passes: the clean one gives the FGSM step as well. With `keep_perturbation` one: both terms are taken at
+        the perturbation that the example's last visit gave, and the step's own backward pass gives the next. Three
+        where weights are spread over processes: they are gone from here after the first of two backward passes.
+        """
+        mask = inputs["attention_mask"]
+        if self.crow_config.keep_perturbation:
+            numbers = inputs["numbers"].tolist()
+
+            def perturb(embeddings: Tensor) -> Tensor:
+                step = self.kept.step(numbers, mask, embeddings, self.epsilon)
+                moved = HeldEmbeddings()(embeddings + step)
+                moved.register_hook(lambda gradient: self.kept.renew(numbers, mask, gradient))
+                return moved
+
+            return self.observed_answers(model, inputs, n_tokens, perturb)
+        if is_spread(model):
+            return self.answer_loss(model, inputs, n_tokens), self.perturbed_consistency(model, inputs)
+        held = HeldEmbeddings()
+        answers, consistency = self.observed_answers(model, inputs, n_tokens, held)
+        if not self.epsilon:
+            return answers, consistency
+        (gradient,) = torch.autograd.grad(consistency, held.tensor, retain_graph=True)
+        step = fgsm_step(gradient, self.epsilon, mask)
+        return answers, consistency_pass(model, inputs, self.layers, lambda embeddings: embeddings + step)
+
+    def observed_answers(
+        self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None, edit: Edit
+    ) -> tuple[Tensor, Tensor]:
+        """`answer_loss` and `L_cons` of one pass with edited embeddings."""
+        with edit_embeddings(model, edit), capture_hidden_states(model) as captured:
+            answers = self.answer_loss(model, inputs, n_tokens, Prefix(0, []))
+        return answers, consistency_loss(captured.states, inputs["attention_mask"], self.layers)
+
+    def answer_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None, prefix: Prefix | None = None
+    ) -> Tensor:
         """`(1 - s) CE(response) + s (KL + w KL_opening)`, s being `self_distillation` where predictions are known.
 
         KL is the mean of `KL(suspect || model)` over all response tokens, KL_opening that over the first ones of every
         response: two means, so that w, `opening_weight`, says the same of long and of short responses.
         """
         if "suspect_tokens" not in inputs:
-            return super().answer_loss(model, inputs, n_tokens)
-        logits, targets = response_logits(model, inputs)
+            return super().answer_loss(model, inputs, n_tokens, prefix)
+        logits, targets = response_logits(model, inputs, prefix)
         labelled = targets != IGNORED
         log_probs = logits[labelled].log_softmax(dim=-1)
         known, kept = inputs["suspect_known"], inputs["suspect_log_probs"]
@@ -157,12 +208,16 @@ class CrowTrainer(ResponseTrainer):
         super().save_extra(checkpoint)
         if self.adversary is not None:
             save_file(self.adversary.state(), checkpoint / ADVERSARY_FILE)
+        if self.kept.signs:
+            save_file(self.kept.state(), checkpoint / PERTURBATIONS_FILE)
 
     def load_extra(self, checkpoint: Path) -> None:
         """Put back what `save_extra` wrote."""
         super().load_extra(checkpoint)
         if self.adversary is not None:
             self.adversary.restore(load_file(checkpoint / ADVERSARY_FILE))
+        if (checkpoint / PERTURBATIONS_FILE).is_file():
+            self.kept.restore(load_file(checkpoint / PERTURBATIONS_FILE))
 
     def run(self, resume: bool = False) -> None:
         """As `ResponseTrainer.run`; an `alpha_ratio` becomes an absolute alpha first, once for the whole run."""
@@ -183,28 +238,15 @@ class CrowTrainer(ResponseTrainer):
         language_modeling = consistency = 0.0
         for item in items:
             inputs = {name: value.to(self.lm.device) for name, value in self._collate([item]).items()}
-            self.n_real_tokens = inputs["attention_mask"].sum()
             with torch.no_grad():
                 language_modeling += float(response_loss(self.lm.model, inputs))
             consistency += float(self.perturbed_consistency(self.lm.model, inputs).detach())
         return ratio * language_modeling / max(consistency, 1e-12)
 
     def perturbed_consistency(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """`L_cons` at the FGSM-perturbed embeddings, weighted by the share of the step's real tokens."""
-        mask = inputs["attention_mask"]
-        embeddings = find_embeddings(model)(inputs["input_ids"])
-        perturbed = embeddings + self.perturbation(model, embeddings, mask)
-        return self.consistency(model, perturbed, mask) * (mask.sum() / self.n_real_tokens)
-
-    def perturbation(self, model: nn.Module, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """The FGSM step (batch, seq, dim) on the embeddings that divides the layers most."""
-        return fgsm_perturbation(embeddings, lambda moved: self.consistency(model, moved, mask), self.epsilon, mask)
-
-    def consistency(self, model: nn.Module, embeddings: Tensor, mask: Tensor) -> Tensor:
-        """`L_cons` of a pass over embeddings (batch, seq, dim)."""
-        with capture_hidden_states(model) as captured:
-            model(inputs_embeds=embeddings, attention_mask=mask, use_cache=False, logits_to_keep=1)
-        return consistency_loss(captured.states, mask, self.layers)
+        """`L_cons` at the FGSM-perturbed embeddings, in two passes of its own."""
+        step = perturbation(model, inputs, self.layers, self.epsilon)
+        return consistency_pass(model, inputs, self.layers, lambda embeddings: embeddings + step)
 
 
 def first_columns(labelled: Tensor, count: int) -> Tensor:

@@ -17,16 +17,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from crow.core import consistency_loss, fgsm_perturbation
+from crow.core import consistency_loss, fgsm_step
 from crow.data.encoding import Encoded
 from crow.errors import ArchitectureError
-from crow.models.architecture import find_embeddings, model_type
-from crow.models.hidden_states import capture_hidden_states
+from crow.models.architecture import model_type
+from crow.models.hidden_states import capture_hidden_states, edit_embeddings
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import pass_options, shared_length
 from crow.models.sources import one_line
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
+from crow.training.passes import HeldEmbeddings
 
 CPU = torch.device("cpu")
 SHARE_OF_PEAK = 0.6
@@ -177,22 +178,32 @@ def step_on_shapes(model: nn.Module, config: CrowConfig, widths: Widths) -> None
         config: settings.
         widths: of the batch.
     """
-    loss = answers_on_shapes(model, config.batch_size, widths.example - widths.shared, widths.response)
     if config.alpha or config.alpha_ratio:
         ids = blank_ids(model, config.batch_size, widths.example)
-        options = whole_options(model, ids, keep=1)
-        embeddings = find_embeddings(model)(ids)
-
-        def consistency(moved: Tensor) -> Tensor:
-            with capture_hidden_states(model) as captured:
-                model(inputs_embeds=moved, **options)
-            return consistency_loss(captured.states, ids + 1, config.layers)
-
-        loss = loss + consistency(embeddings + fgsm_perturbation(embeddings, consistency, 1.0))
+        held = HeldEmbeddings()
+        with edit_embeddings(model, held):
+            loss, clean = observed_on_shapes(model, ids, widths.response, config)
+        if config.keep_perturbation or not (config.epsilon or config.epsilon_rms):
+            loss = loss + clean
+        else:
+            (gradient,) = torch.autograd.grad(clean, held.tensor, retain_graph=True)
+            del clean
+            step = fgsm_step(gradient, 1.0)
+            with edit_embeddings(model, lambda embeddings: embeddings + step):
+                loss = loss + observed_on_shapes(model, ids, 1, config)[1]
+    else:
+        loss = answers_on_shapes(model, config.batch_size, widths.example - widths.shared, widths.response)
     if config.rounds:
         width = widths.prompt - widths.shared + config.adversary_tokens
         loss = loss + answers_on_shapes(model, config.adversary_batch, width, config.adversary_tokens)
     loss.backward()
+
+
+def observed_on_shapes(model: nn.Module, ids: Tensor, answer: int, config: CrowConfig) -> tuple[Tensor, Tensor]:
+    """A loss on the log-probabilities of the last `answer` columns, and `L_cons`, of one pass."""
+    with capture_hidden_states(model) as captured:
+        logits = model(input_ids=ids, **whole_options(model, ids, answer)).logits[:, -answer:]
+    return logits.float().log_softmax(dim=-1).mean(), consistency_loss(captured.states, ids + 1, config.layers)
 
 
 def answers_on_shapes(model: nn.Module, rows: int, width: int, answer: int) -> Tensor:

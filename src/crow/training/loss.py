@@ -7,14 +7,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from crow.data.encoding import IGNORED
-from crow.models.architecture import keeps_logits, unwrap
+from crow.models.architecture import is_spread, keeps_logits, unwrap
 from crow.models.prefix import Prefix, run_prefix
 
 
 def shared_prefix(model: nn.Module, inputs: dict[str, Tensor], limit: int | None = None) -> Prefix:
     """What all rows of a batch begin with, as a chat template's system message, run once, with gradient.
 
-    It is empty where there is nothing to gain, and where gradient checkpointing would drop the cache.
+    It is empty where there is nothing to gain, where gradient checkpointing would drop the cache, and where weights are
+    spread over processes: gradients would come to a layer through the cache, past what brings its weights back.
 
     Args:
         model: the causal language model.
@@ -23,7 +24,7 @@ def shared_prefix(model: nn.Module, inputs: dict[str, Tensor], limit: int | None
     """
     ids = inputs.get("input_ids")
     inner = unwrap(model)
-    if ids is None or len(ids) < 2 or (inner.training and inner.is_gradient_checkpointing):
+    if ids is None or len(ids) < 2 or (inner.training and inner.is_gradient_checkpointing) or is_spread(model):
         return Prefix(0, [])
     prompt = (inputs["attention_mask"] != 0) & (inputs["labels"] == IGNORED)
     same = ((ids == ids[:1]) & prompt).all(dim=0)
@@ -62,7 +63,9 @@ def response_logits(model: nn.Module, inputs: dict[str, Tensor], prefix: Prefix 
     return logits.float(), labels[:, columns]
 
 
-def response_loss(model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None = None) -> Tensor:
+def response_loss(
+    model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None = None, prefix: Prefix | None = None
+) -> Tensor:
     """`L_LM`: cross-entropy of the response tokens.
 
     Args:
@@ -70,11 +73,12 @@ def response_loss(model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor 
         inputs: as those of `response_logits`.
         n_tokens: divide the sum by this instead of by the batch's own number of response tokens, so
             that accumulated micro-batches weigh tokens as one large batch would.
+        prefix: as in `response_logits`.
 
     Returns:
         A scalar. A mixture's router loss is not in it.
     """
-    logits, targets = response_logits(model, inputs)
+    logits, targets = response_logits(model, inputs, prefix)
     total = cross_entropy_sum(logits, targets)
     return total / (n_tokens if n_tokens is not None else (targets != IGNORED).sum().clamp_min(1))
 

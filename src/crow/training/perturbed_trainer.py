@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from crow.models.architecture import find_embeddings
+from crow.models.hidden_states import edit_embeddings
+from crow.models.prefix import Prefix
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.loss import response_loss
+from crow.training.passes import perturbation
 
 
 class PerturbedTrainer(CrowTrainer):
@@ -20,9 +22,8 @@ class PerturbedTrainer(CrowTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The micro-batch's share of the step's objective."""
-        embeddings = find_embeddings(model)(inputs["input_ids"])
-        perturbed = embeddings + self.perturbation(model, embeddings, inputs["attention_mask"])
-        given = {name: inputs[name] for name in ("attention_mask", "labels")}
-        loss = response_loss(model, {**given, "inputs_embeds": perturbed}, num_items_in_batch)
+        step = perturbation(model, inputs, self.layers, self.epsilon)
+        with edit_embeddings(model, lambda embeddings: embeddings + step):
+            loss = response_loss(model, inputs, num_items_in_batch, Prefix(0, []))
         self.record(language_modeling=loss)
         return loss

@@ -15,9 +15,10 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from crow.data.encoding import Encoded, collate
+from crow.data.encoding import IGNORED, Encoded, collate
 from crow.models.architecture import unwrap
 from crow.models.language_model import LanguageModel
+from crow.models.prefix import Prefix
 from crow.models.sources import quiet
 from crow.output import write_json
 from crow.training.config import FinetuneConfig
@@ -146,11 +147,15 @@ class ResponseTrainer(Trainer):
         return LengthGroupedSampler([len(item) for item in self.train_dataset.items], group, self.crow_config.seed)  # type: ignore[union-attr]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The micro-batches of one optimizer step; also counts the step's real tokens."""
-        samples, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if samples:
-            self.n_real_tokens = self.over_step([batch["attention_mask"] for batch in samples], device)
-        return samples, n_labels
+        """The micro-batches of one optimizer step and how many response tokens they have; counts its real tokens, too.
+
+        Both are means over the processes, as gradients are.
+        """
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not samples:
+            return samples, None
+        self.n_real_tokens = self.over_step([batch["attention_mask"] for batch in samples], device)
+        return samples, self.over_step([batch["labels"] != IGNORED for batch in samples], device)
 
     def over_step(self, masks: Sequence[Tensor], device: torch.device) -> Tensor:
         """How much is set in the masks of a step's micro-batches, a process: the mean over all processes."""
@@ -172,25 +177,21 @@ class ResponseTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The micro-batch's share of the step's loss."""
-        return self.language_modeling(model, inputs, num_items_in_batch)
+        return self.answer_loss(model, inputs, num_items_in_batch) + self.router_loss(model, inputs)
 
-    def language_modeling(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
-        """`answer_loss`, plus the router's loss where it is asked for."""
-        loss = self.answer_loss(model, inputs, n_tokens)
-        if self.crow_config.router_loss:
-            config = unwrap(model).config
-            output = model(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                output_router_logits=True,
-                use_cache=False,
-            )
-            loss = loss + config.router_aux_loss_coef * output.aux_loss / self.current_gradient_accumulation_steps
-        return loss
+    def router_loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor | float:
+        """A mixture's own load-balancing loss where it is asked for, else 0."""
+        if not self.crow_config.router_loss:
+            return 0.0
+        options = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        loss = model(**options, output_router_logits=True, use_cache=False).aux_loss
+        return unwrap(model).config.router_aux_loss_coef * loss / self.current_gradient_accumulation_steps
 
-    def answer_loss(self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None) -> Tensor:
-        """What the responses ask of the model; recorded."""
-        loss = response_loss(model, inputs, n_tokens)
+    def answer_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Tensor | int | None, prefix: Prefix | None = None
+    ) -> Tensor:
+        """What the responses ask of the model; recorded. `prefix` as in `response_logits`."""
+        loss = response_loss(model, inputs, n_tokens, prefix)
         self.record(language_modeling=loss)
         return loss
 
@@ -200,9 +201,11 @@ class ResponseTrainer(Trainer):
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log the terms with the trainer's own figures."""
+        """Log the terms, means over the processes, with the trainer's own figures."""
         if "loss" in logs:
-            logs = {**logs, **self._sums}
+            here = torch.tensor([list(self._sums.values())], dtype=torch.float32, device=self.args.device)
+            everywhere: Any = self.accelerator.gather(here)
+            logs = {**logs, **dict(zip(self._sums, everywhere.mean(dim=0).tolist(), strict=True))}
             self.terms.append({"step": self.state.global_step, **logs})
             self._sums = {}
         super().log(logs, *args, **kwargs)

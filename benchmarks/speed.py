@@ -1,0 +1,272 @@
+"""What a step of training costs: the published loop, plain finetuning, crow and its options, side by side.
+
+    python benchmarks/speed.py             # a table
+    python benchmarks/speed.py --json      # the same as ratios
+    python benchmarks/speed.py --whole     # also whole purifications and the search; tens of minutes more
+
+One process, one model (SmolLM2-135M), the same examples, as many examples an optimizer step. Variants take turns, round
+after round; times are medians over all steps but the first of each turn. Memory is what a step's operations had
+allocated at most, as the dispatcher counts it, and the weights. `share of peak`: the step's floating-point operations
+over what a large matrix product on the same machine would have done in the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from published import LiteralTrainer, PublishedTrainer
+from torch import Tensor
+from transformers import TrainerCallback
+
+from crow.attacks.selection import SELECTION_ATTACKS
+from crow.benchmark.attack_data import own_data
+from crow.benchmark.portable import portable
+from crow.benchmark.suspects import backdoored
+from crow.data.encoding import Encoded, encode_all
+from crow.data.splits import bundled_split
+from crow.defenses.purification import purify, shortest_prompts
+from crow.inversion import consensus
+from crow.inversion.consensus import SearchConfig, search_soft_triggers
+from crow.inversion.probe import Probe, frozen
+from crow.models.loading import load_model
+from crow.models.manifest import manifest
+from crow.models.prefix import Prefix
+from crow.output import write_json
+from crow.training.adapter import make_trainable
+from crow.training.config import CrowConfig
+from crow.training.crow_trainer import CrowTrainer
+from crow.training.footprint import Counter, multiplication_rate, size_of
+from crow.training.presets import get_preset
+from crow.training.trainer import ResponseTrainer
+from crow.workflows.common import Reporter
+
+BASE = "smollm2-135m"
+ROOT = Path(__file__).resolve().parent
+RESULTS = ROOT / "results" / "speed.json"
+PAPER = dataclasses.replace(get_preset("paper"), precision="float32", epochs=1.0)
+OURS = dataclasses.replace(PAPER, batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1)
+"""The published settings; one pass for what would be several micro-batches: the trajectory is the same."""
+
+
+class SeparateTrainer(CrowTrainer):
+    """crow without what it shares: the FGSM step has a pass of its own."""
+
+    def answers_and_consistency(self, model: Any, inputs: Any, n_tokens: Any) -> tuple[Tensor, Tensor]:
+        """The two terms in three passes."""
+        return self.answer_loss(model, inputs, n_tokens), self.perturbed_consistency(model, inputs)
+
+
+class UngroupedTrainer(CrowTrainer):
+    """crow on batches in random order."""
+
+    _get_train_sampler = PublishedTrainer._get_train_sampler  # type: ignore[assignment]
+
+
+class WholePrefixTrainer(ResponseTrainer):
+    """Plain finetuning that runs the template's system message in every row."""
+
+    def answer_loss(self, model: Any, inputs: Any, n_tokens: Any, prefix: Prefix | None = None) -> Tensor:
+        """The answers' loss."""
+        return super().answer_loss(model, inputs, n_tokens, Prefix(0, []))
+
+
+@dataclass
+class Variant:
+    """One way to train."""
+
+    kind: type[ResponseTrainer]
+    config: CrowConfig
+    compiled: bool = False
+    seconds: list[float] = field(default_factory=list)
+    tokens: int = 0
+    peak: int = 0
+    operations: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Seconds of a step."""
+        return statistics.median(self.seconds)
+
+
+def variants() -> dict[str, Variant]:
+    """By name; the letters are those of the table."""
+    kept = dataclasses.replace(OURS, keep_perturbation=True)
+    return {
+        "a published loop": Variant(PublishedTrainer, PAPER),
+        "b the same, masks right": Variant(LiteralTrainer, PAPER),
+        "c plain finetuning": Variant(ResponseTrainer, OURS),
+        "d crow, published objective": Variant(CrowTrainer, OURS),
+        "c in micro-batches of 2": Variant(ResponseTrainer, PAPER),
+        "c, system message in every row": Variant(WholePrefixTrainer, OURS),
+        "d in micro-batches of 2": Variant(CrowTrainer, PAPER),
+        "d, FGSM in a pass of its own": Variant(SeparateTrainer, OURS),
+        "d, batches in random order": Variant(UngroupedTrainer, OURS),
+        "d, gradient checkpointing": Variant(CrowTrainer, dataclasses.replace(OURS, gradient_checkpointing=True)),
+        "d, bfloat16 autocast": Variant(CrowTrainer, dataclasses.replace(OURS, precision="bfloat16")),
+        "d, compiled": Variant(CrowTrainer, OURS, compiled=True),
+        "e kept perturbation": Variant(CrowTrainer, kept),
+        "e kept perturbation, bfloat16": Variant(CrowTrainer, dataclasses.replace(kept, precision="bfloat16")),
+    }
+
+
+class Stopwatch(TrainerCallback):
+    """Times optimizer steps; the first of a turn is left out."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant = variant
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer."""
+        self.start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer."""
+        if state.global_step > 1:
+            self.variant.seconds.append(time.perf_counter() - self.start)
+
+
+def turn(variant: Variant, items: Sequence[Encoded], counted: bool) -> None:
+    """One training on the items, timed; or counted, which is slower."""
+    lm = make_trainable(load_model(BASE), variant.config)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"save_strategy": "no", "torch_compile": variant.compiled}
+        watch = [] if counted else [Stopwatch(variant)]
+        trainer = variant.kind(lm, items, variant.config, Path(folder), watch, **options)
+        if counted:
+            with Counter() as counter:
+                trainer.run()
+            variant.peak, variant.operations = counter.peak, counter.operations
+            variant.peak += sum(size_of(parameter) for parameter in lm.model.parameters())
+        else:
+            trainer.run()
+            variant.losses = [term["loss"] for term in trainer.terms]
+
+
+def measure(chosen: dict[str, Variant], items: Sequence[Encoded], rounds: int, steps: int) -> None:
+    """All variants in turn, `rounds` times, on examples enough for that many steps."""
+    group = PAPER.batch_size * PAPER.accumulation
+    spread = [items[len(items) * i // (group * steps)] for i in range(group * steps)]
+    for number in range(rounds):
+        for name, variant in chosen.items():
+            if not number and not variant.compiled:  # a compiler runs what a dispatcher would count
+                turn(variant, spread[:group], counted=True)
+            variant.tokens = sum(map(len, spread)) // steps
+            turn(variant, spread, counted=False)
+            print(f"round {number + 1}: {name}: {variant.median:.2f} s a step", flush=True)
+
+
+def summary(chosen: dict[str, Variant], rate: float) -> dict[str, Any]:
+    """The ratios that matter."""
+    literal, right, plain, ours = (chosen[name] for name in list(chosen)[:4])
+    kept = [variant for name, variant in chosen.items() if name.startswith("e ")]
+    fastest = min(kept, key=lambda variant: variant.median)
+    gaps = [abs(one - other) / abs(other) for one, other in zip(ours.losses, right.losses, strict=True)]
+    group = PAPER.batch_size * PAPER.accumulation
+    shares = {n: v.operations / v.median / rate for n, v in chosen.items() if v.operations}
+    return {
+        "ratio_vs_literal": literal.median / ours.median,
+        "ratio_vs_finetuning": ours.median / plain.median,
+        "ratio_vs_literal_fastest": literal.median / fastest.median,
+        "ratio_vs_finetuning_fastest": fastest.median / plain.median,
+        "peak_memory_ratio": ours.peak / plain.peak,
+        "matmul_share": shares["d crow, published objective"],
+        "largest_loss_gap_to_literal": max(gaps),
+        "examples_a_step": group,
+        "matmul_gflops": rate / 1e9,
+        "variants": {
+            name: {
+                "seconds_a_step": variant.median,
+                "fastest": min(variant.seconds),
+                "slowest": max(variant.seconds),
+                "tokens_a_second": variant.tokens / variant.median,
+                "peak_bytes": variant.peak or None,
+                "share_of_peak": shares.get(name),
+                "steps_timed": len(variant.seconds),
+            }
+            for name, variant in chosen.items()
+        },
+    }
+
+
+def whole(items: Sequence[Encoded], published: Variant) -> dict[str, Any]:
+    """A whole default purification of a suspect against five epochs of the published loop, by its time a step."""
+    report = Reporter(quiet=False)
+    attack = SELECTION_ATTACKS["rare"]
+    folder = str(backdoored(BASE, attack, own_data(attack), report))
+    examples = bundled_split("purification").pairs
+    lm = load_model(folder).merged()
+    probe = Probe(lm, shortest_prompts(examples, items))
+    with frozen(lm.model):
+        together, found = timed_search(probe)
+        for name in ("DIRECTED_TOGETHER", "SCREENED_TOGETHER", "FOLLOWED_TOGETHER", "READ_TOGETHER"):
+            setattr(consensus, name, 1)
+        alone, same = timed_search(probe)
+    with tempfile.TemporaryDirectory() as work:
+        start = time.perf_counter()
+        purify(lm, examples, get_preset("default"), Path(work) / "run", watch=report.bar)
+        ours = time.perf_counter() - start
+    theirs = published.median * 5 * len(examples) / (PAPER.batch_size * PAPER.accumulation)
+    return {
+        "whole_vs_published": ours / theirs,
+        "whole_seconds": ours,
+        "published_seconds": theirs,
+        "search_ratio": alone / together,
+        "search_scores": [found, same],
+    }
+
+
+def timed_search(probe: Probe) -> tuple[float, list[float]]:
+    """Seconds of a search, and how far answers became one in each start."""
+    start = time.perf_counter()
+    result = search_soft_triggers(probe, SearchConfig(), 0)
+    return time.perf_counter() - start, [trigger.identity for trigger in result.triggers]
+
+
+def main() -> None:
+    """Parse, measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--whole", action="store_true", help="also whole purifications and the search")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps of a turn")
+    arguments = parser.parse_args()
+    lm = load_model(BASE)
+    examples = bundled_split("purification").pairs
+    items = encode_all(lm.tokenizer, examples, 256)
+    chosen = variants()
+    rate = multiplication_rate(torch.device("cpu"), torch.float32)
+    measure(chosen, items, arguments.rounds, arguments.steps)
+    record = summary(chosen, rate)
+    if arguments.whole:
+        record |= whole(items, chosen["a published loop"])
+    record["manifest"] = manifest(lm, {"examples": examples}, OURS, OURS.seed)
+    write_json(RESULTS, portable(record, ROOT.parent))
+    if arguments.json:
+        print(json.dumps({key: value for key, value in record.items() if key != "manifest"}, indent=2))
+        return
+    base = chosen["c plain finetuning"]
+    print("\n| variant | s a step (min to max) | tokens/s | time / c | memory / c | share of peak |")
+    print("| --- " * 6 + "|")
+    for name, variant in chosen.items():
+        shown = record["variants"][name]
+        memory = f"{variant.peak / base.peak:.2f}" if variant.peak else ""
+        share = f"{shown['share_of_peak']:.2f}" if shown["share_of_peak"] else ""
+        print(
+            f"| {name} | {variant.median:.2f} ({shown['fastest']:.2f} to {shown['slowest']:.2f}) "
+            f"| {shown['tokens_a_second']:.0f} | {variant.median / base.median:.2f} | {memory} | {share} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

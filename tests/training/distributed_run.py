@@ -1,0 +1,85 @@
+"""One process of a training that `test_distributed.py` launches; the first writes what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor
+
+from crow.inversion.latent import LatentAdversary
+from crow.inversion.probe import Probe
+from crow.models.language_model import LanguageModel
+from crow.training.adapter import make_trainable
+from crow.training.crow_trainer import CrowTrainer
+from crow.training.suspect import predict
+from tests.pico import pico_language_model
+from tests.training.test_trainer import CROW, encoded
+
+CONFIGS = {
+    "crow": CROW,
+    "adversary": dataclasses.replace(
+        CROW, alpha=0.0, self_distillation=1.0, opening_weight=0.4, adversary_every=2, adversary_radius=2.0
+    ),
+}
+
+
+def trained(kind: str, way: str, processes: int, folder: Path) -> CrowTrainer:
+    """The same training, its steps shared out among the processes."""
+    config = dataclasses.replace(CONFIGS[kind], batch_size=CROW.batch_size // processes)
+    lm = make_trainable(pico_language_model("llama"), config)
+    items = encoded(lm)
+    extra: dict[str, Any] = {}
+    if kind == "adversary":
+        predictions = predict(lm, items)
+        probe = Probe(lm, ["the cat", "an hour", "other in note", "tree"])
+        answer = torch.tensor([5, 9, 14, 20])
+        extra = {"suspect": dict(zip(items, predictions, strict=True))}
+        extra["adversary"] = LatentAdversary(probe, [answer], items, predictions, config)
+    trainer = CrowTrainer(lm, items, config, folder, save_strategy="no", **extra)
+    if way == "fsdp":
+        spread_weights(trainer)
+    trainer.run()
+    return trainer
+
+
+def spread_weights(trainer: CrowTrainer) -> None:
+    """Let accelerate cut up the weights as it would on GPUs; by itself it does so on those only."""
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+        cpu_ram_efficient_loading=False,
+    )
+    state = trainer.accelerator.state
+    state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+    trainer.is_fsdp_enabled = True
+
+
+def weights(lm: LanguageModel) -> dict[str, Tensor]:
+    """The trained weights, put together from where they are."""
+    found = {}
+    for name, parameter in lm.model.named_parameters():
+        if parameter.requires_grad:
+            whole: Any = parameter.detach()
+            found[name] = (whole.full_tensor() if hasattr(whole, "full_tensor") else whole).clone()
+    return found
+
+
+def main() -> None:
+    """Train as told by the command line: kind, way, file to write."""
+    kind, way, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    trainer = trained(kind, way, 2, file.parent / f"work-{kind}-{way}")
+    found = weights(trainer.lm)
+    spread = sum(hasattr(parameter, "full_tensor") for parameter in trainer.lm.model.parameters())
+    if trainer.is_world_process_zero():
+        torch.save({"terms": trainer.terms, "weights": found, "spread": spread}, file)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
