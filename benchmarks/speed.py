@@ -38,6 +38,7 @@ from crow.defenses.purification import purify, shortest_prompts
 from crow.inversion import consensus
 from crow.inversion.consensus import SearchConfig, search_soft_triggers
 from crow.inversion.probe import Probe, frozen
+from crow.models.hardware import multiplies_bfloat16
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
 from crow.models.prefix import Prefix
@@ -45,7 +46,7 @@ from crow.output import write_json
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
-from crow.training.footprint import Counter, multiplication_rate, size_of
+from crow.training.footprint import CPU, Counter, multiplication_rate, size_of
 from crow.training.presets import get_preset
 from crow.training.trainer import ResponseTrainer
 from crow.workflows.common import Reporter
@@ -86,7 +87,6 @@ class Variant:
 
     kind: type[ResponseTrainer]
     config: CrowConfig
-    compiled: bool = False
     seconds: list[float] = field(default_factory=list)
     tokens: int = 0
     peak: int = 0
@@ -102,6 +102,10 @@ class Variant:
 def variants() -> dict[str, Variant]:
     """By name; the letters are those of the table."""
     kept = dataclasses.replace(OURS, keep_perturbation=True)
+    half = {
+        "d, bfloat16 autocast": Variant(CrowTrainer, dataclasses.replace(OURS, precision="bfloat16")),
+        "e kept perturbation, bfloat16": Variant(CrowTrainer, dataclasses.replace(kept, precision="bfloat16")),
+    }
     return {
         "a published loop": Variant(PublishedTrainer, PAPER),
         "b the same, masks right": Variant(LiteralTrainer, PAPER),
@@ -113,10 +117,8 @@ def variants() -> dict[str, Variant]:
         "d, FGSM in a pass of its own": Variant(SeparateTrainer, OURS),
         "d, batches in random order": Variant(UngroupedTrainer, OURS),
         "d, gradient checkpointing": Variant(CrowTrainer, dataclasses.replace(OURS, gradient_checkpointing=True)),
-        "d, bfloat16 autocast": Variant(CrowTrainer, dataclasses.replace(OURS, precision="bfloat16")),
-        "d, compiled": Variant(CrowTrainer, OURS, compiled=True),
         "e kept perturbation": Variant(CrowTrainer, kept),
-        "e kept perturbation, bfloat16": Variant(CrowTrainer, dataclasses.replace(kept, precision="bfloat16")),
+        **(half if multiplies_bfloat16(CPU) else {}),  # emulated, it would be slower than float32
     }
 
 
@@ -140,9 +142,8 @@ def turn(variant: Variant, items: Sequence[Encoded], counted: bool) -> None:
     """One training on the items, timed; or counted, which is slower."""
     lm = make_trainable(load_model(BASE), variant.config)
     with tempfile.TemporaryDirectory() as folder:
-        options = {"save_strategy": "no", "torch_compile": variant.compiled}
         watch = [] if counted else [Stopwatch(variant)]
-        trainer = variant.kind(lm, items, variant.config, Path(folder), watch, **options)
+        trainer = variant.kind(lm, items, variant.config, Path(folder), watch, save_strategy="no")
         if counted:
             with Counter() as counter:
                 trainer.run()
@@ -159,7 +160,7 @@ def measure(chosen: dict[str, Variant], items: Sequence[Encoded], rounds: int, s
     spread = [items[len(items) * i // (group * steps)] for i in range(group * steps)]
     for number in range(rounds):
         for name, variant in chosen.items():
-            if not number and not variant.compiled:  # a compiler runs what a dispatcher would count
+            if not number:
                 turn(variant, spread[:group], counted=True)
             variant.tokens = sum(map(len, spread)) // steps
             turn(variant, spread, counted=False)
@@ -173,7 +174,7 @@ def summary(chosen: dict[str, Variant], rate: float) -> dict[str, Any]:
     fastest = min(kept, key=lambda variant: variant.median)
     gaps = [abs(one - other) / abs(other) for one, other in zip(ours.losses, right.losses, strict=True)]
     group = PAPER.batch_size * PAPER.accumulation
-    shares = {n: v.operations / v.median / rate for n, v in chosen.items() if v.operations}
+    shares = {name: variant.operations / variant.median / rate for name, variant in chosen.items()}
     return {
         "ratio_vs_literal": literal.median / ours.median,
         "ratio_vs_finetuning": ours.median / plain.median,
@@ -190,8 +191,8 @@ def summary(chosen: dict[str, Variant], rate: float) -> dict[str, Any]:
                 "fastest": min(variant.seconds),
                 "slowest": max(variant.seconds),
                 "tokens_a_second": variant.tokens / variant.median,
-                "peak_bytes": variant.peak or None,
-                "share_of_peak": shares.get(name),
+                "peak_bytes": variant.peak,
+                "share_of_peak": shares[name],
                 "steps_timed": len(variant.seconds),
             }
             for name, variant in chosen.items()
@@ -245,7 +246,7 @@ def main() -> None:
     examples = bundled_split("purification").pairs
     items = encode_all(lm.tokenizer, examples, 256)
     chosen = variants()
-    rate = multiplication_rate(torch.device("cpu"), torch.float32)
+    rate = multiplication_rate(CPU, torch.float32)
     measure(chosen, items, arguments.rounds, arguments.steps)
     record = summary(chosen, rate)
     if arguments.whole:
@@ -260,11 +261,10 @@ def main() -> None:
     print("| --- " * 6 + "|")
     for name, variant in chosen.items():
         shown = record["variants"][name]
-        memory = f"{variant.peak / base.peak:.2f}" if variant.peak else ""
-        share = f"{shown['share_of_peak']:.2f}" if shown["share_of_peak"] else ""
         print(
             f"| {name} | {variant.median:.2f} ({shown['fastest']:.2f} to {shown['slowest']:.2f}) "
-            f"| {shown['tokens_a_second']:.0f} | {variant.median / base.median:.2f} | {memory} | {share} |"
+            f"| {shown['tokens_a_second']:.0f} | {variant.median / base.median:.2f} "
+            f"| {variant.peak / base.peak:.2f} | {shown['share_of_peak']:.2f} |"
         )
 
 

@@ -178,11 +178,18 @@ class FakeAdversary:
         raise NotImplementedError
 
 
-@pytest.mark.parametrize(("every", "steps"), [(1, [1, 2, 3, 4, 5, 6]), (2, [1, 3, 5]), (4, [1, 5])])
-def test_the_adversary_has_its_turn_every_so_many_steps(every: int, steps: list[int], tmp_path: Path) -> None:
-    """Once in a step, however many micro-batches it has."""
+@pytest.mark.parametrize(
+    ("every", "until", "steps"),
+    [(1, 1.0, [1, 2, 3, 4, 5, 6]), (2, 1.0, [1, 3, 5]), (4, 1.0, [1, 5]), (2, 0.5, [1, 3]), (1, 0.5, [1, 2, 3])],
+)
+def test_the_adversary_has_its_turn_every_so_many_steps(
+    every: int, until: float, steps: list[int], tmp_path: Path
+) -> None:
+    """Once in a step, however many micro-batches it has; none in the steps that mend."""
     adversary = FakeAdversary()
-    config = dataclasses.replace(CROW, batch_size=2, accumulation=2, adversary_every=every, adversary_weight=0.5)
+    config = dataclasses.replace(
+        CROW, batch_size=2, accumulation=2, adversary_every=every, adversary_until=until, adversary_weight=0.5
+    )
     terms = trained(config, tmp_path, adversary=adversary).terms
     assert adversary.turns == list(range(len(steps)))
     assert [term["step"] for term in terms if "adversarial" in term] == steps
@@ -212,6 +219,7 @@ def test_portable_units(tmp_path: Path) -> None:
         ({"samples": 0}, "samples"),
         ({"adversary_every": 0}, "adversary_every"),
         ({"self_distillation": 1.5}, "self_distillation"),
+        ({"adversary_until": 0.0}, "adversary_until"),
         ({"epochs": 0}, "epochs"),
         ({"learning_rate": 2.0}, "learning_rate"),
         ({"method": "lorra"}, "did you mean 'lora'"),

@@ -112,6 +112,7 @@ class CrowConfig(FinetuneConfig):
         adversary_weight: weight of the loss under the latent adversary, >= 0.
         found_weight: in that loss, weight of the found answer's likelihood over that of output consistency, >= 0.
         adversary_every: optimizer steps from one of its turns to the next; those between mend what it costs.
+        adversary_until: share of the optimizer steps after which it has no further turn, in (0, 1]; the rest mend.
         adversary_radius: largest perturbation, in multiples of the median norm of the hidden states there.
         adversary_rate: step of the adversary, as a share of the radius.
         adversary_steps: steps of the adversary before each of its turns.
@@ -136,6 +137,7 @@ class CrowConfig(FinetuneConfig):
     adversary_weight: float = 0.6
     found_weight: float = 2.0
     adversary_every: int = 4
+    adversary_until: float = 1.0
     adversary_radius: float = 1.2
     adversary_rate: float = 0.35
     adversary_steps: int = 3
@@ -167,6 +169,7 @@ class CrowConfig(FinetuneConfig):
             require(0 <= getattr(self, name) < math.inf, name, ">= 0", getattr(self, name))
         share = self.self_distillation
         require(0 <= share <= 1, "self_distillation", "in [0, 1]", share)
+        require(0 < self.adversary_until <= 1, "adversary_until", "in (0, 1]", self.adversary_until)
         for name in ("adversary_radius", "adversary_rate"):
             require(0 < getattr(self, name) < math.inf, name, "> 0", getattr(self, name))
         depths = self.adversary_depths

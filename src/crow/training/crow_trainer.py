@@ -197,9 +197,11 @@ class CrowTrainer(ResponseTrainer):
 
         Counts the tokens of the step that responses open with.
         """
-        self._adversary_due = self.state.global_step % self.crow_config.adversary_every == 0
+        step, config = self.state.global_step, self.crow_config
+        in_time = step < config.adversary_until * self.state.max_steps
+        self._adversary_due = in_time and step % config.adversary_every == 0
         samples, n_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
-        tokens = self.crow_config.adversary_tokens
+        tokens = config.adversary_tokens
         self.n_opening_tokens = self.over_step([first_columns(b["labels"] != IGNORED, tokens) for b in samples], device)
         return samples, n_labels
 
