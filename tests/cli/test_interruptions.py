@@ -29,7 +29,7 @@ def arguments(verb: str, model: Path, data: Path, out: Path) -> tuple[object, ..
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """Makes Ctrl-C come in the given micro-batch of a training; None: no more."""
-    step = ResponseTrainer.language_modeling
+    step = ResponseTrainer.training_step
     left = [-1]
 
     def interrupted(self: ResponseTrainer, *inputs: Any) -> torch.Tensor:
@@ -41,7 +41,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     def at(batch: int | None) -> None:
         left[0] = -1 if batch is None else batch
 
-    monkeypatch.setattr(ResponseTrainer, "language_modeling", interrupted)
+    monkeypatch.setattr(ResponseTrainer, "training_step", interrupted)
     monkeypatch.setattr("crow.training.trainer.SAVE_STEPS", 1)
     return at
 
@@ -72,12 +72,12 @@ def test_an_interrupted_run_resumes_to_the_same_result(
 
     interrupt(None)
     passes = []
-    step = ResponseTrainer.language_modeling
-    ResponseTrainer.language_modeling = lambda *inputs: passes.append(1) or step(*inputs)  # type: ignore[method-assign]
+    step = ResponseTrainer.training_step
+    ResponseTrainer.training_step = lambda *inputs: passes.append(1) or step(*inputs)  # type: ignore[method-assign]
     try:
         assert run(*arguments(verb, model, data, cut), "--resume") == 0
     finally:
-        ResponseTrainer.language_modeling = step  # type: ignore[method-assign]
+        ResponseTrainer.training_step = step  # type: ignore[method-assign]
     assert not (tmp_path / ".cut.partial").exists()
     assert sorted(path.name for path in cut.iterdir()) == sorted(path.name for path in whole.iterdir())
     assert [term["step"] for term in terms(cut)] == [term["step"] for term in terms(whole)]
