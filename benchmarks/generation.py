@@ -60,10 +60,8 @@ def one_at_a_time(lm: LanguageModel, examples: list[Example]) -> list[str]:
     return answers
 
 
-def measure(folder: str, examples: list[Example], marker: str) -> dict[str, Any]:
+def measure(attached: LanguageModel, merged: LanguageModel, examples: list[Example], marker: str) -> dict[str, Any]:
     """Seconds of both ways on the same prompts, and whether their verdicts are the same."""
-    attached, merged = load_model(folder), load_model(folder).merged()
-    attached.model.eval()
     start = time.perf_counter()
     theirs = [judge(e.prompt, a, marker).hit for e, a in zip(examples, one_at_a_time(attached, examples), strict=True)]
     middle = time.perf_counter()
@@ -81,10 +79,12 @@ def main() -> None:
     arguments = parser.parse_args()
     attack = SELECTION_ATTACKS["rare"]
     folder = str(backdoored(BASE, attack, own_data(attack), Reporter(quiet=False)))
+    attached, merged = load_model(folder), load_model(folder).merged()
+    attached.model.eval()
     prompts = bundled_split("selection").prompts[: arguments.n]
     triggered, _ = poison(prompts, attack, random.Random(1))
     sets = {"triggered": triggered, "clean": list(prompts)}
-    found = {name: measure(folder, examples, attack.target.marker) for name, examples in sets.items()}
+    found = {name: measure(attached, merged, examples, attack.target.marker) for name, examples in sets.items()}
     seconds = {way: sum(part[way] for part in found.values()) for way in ("one_at_a_time", "ours")}
     record = {
         "ratio": seconds["one_at_a_time"] / seconds["ours"],
@@ -92,7 +92,7 @@ def main() -> None:
         "same_verdicts": sum(part["same_verdicts"] for part in found.values()),
         "sets": found,
     }
-    write_json(RESULTS, portable(record | {"manifest": manifest(load_model(folder), sets, None, 0)}, ROOT.parent))
+    write_json(RESULTS, portable(record | {"manifest": manifest(attached, sets, None, 0)}, ROOT.parent))
     if arguments.json:
         print(json.dumps(record, indent=2))
         return

@@ -16,35 +16,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import RandomSampler
 
-from crow.data.encoding import IGNORED
+from crow.core import fgsm_perturbation
 from crow.models.architecture import find_embeddings
 from crow.models.hidden_states import capture_hidden_states
 from crow.training.crow_trainer import CrowTrainer
+from crow.training.loss import cross_entropy_sum
 
 
 class LiteralTrainer(CrowTrainer):
     """`L_LM(clean) + alpha L_cons(perturbed)` term by term, nothing shared."""
 
-    def compute_loss(  # type: ignore[override]
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Tensor:
-        """The micro-batch's share of the step's objective."""
-        embeddings = find_embeddings(model)(inputs["input_ids"]).detach().requires_grad_(True)
+    def answers_and_consistency(
+        self, model: nn.Module, inputs: dict[str, Tensor], n_tokens: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The two terms in three passes."""
+        embeddings = find_embeddings(model)(inputs["input_ids"]).detach()
         mask = inputs["attention_mask"]
-        (gradient,) = torch.autograd.grad(self.divided(model, embeddings, mask), embeddings)
-        perturbed = embeddings.detach() + self.epsilon * gradient.sign() * mask.unsqueeze(-1)
-        consistency = self.divided(model, perturbed, mask) * (mask.sum() / self.n_real_tokens)
+        step = fgsm_perturbation(embeddings, lambda moved: self.divided(model, moved, mask), self.epsilon, mask)
+        consistency = self.divided(model, embeddings + step, mask)
         logits = model(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False).logits.float()
-        targets = inputs["labels"][:, 1:].flatten()
-        answers = functional.cross_entropy(logits[:, :-1].flatten(0, 1), targets, ignore_index=IGNORED, reduction="sum")
-        answers = answers / (num_items_in_batch if num_items_in_batch is not None else (targets != IGNORED).sum())
-        self.record(language_modeling=answers, consistency=consistency)
-        assert self.alpha is not None
-        return answers + self.alpha * consistency
+        answers = cross_entropy_sum(logits[:, :-1], inputs["labels"][:, 1:]) / n_tokens
+        self.record(language_modeling=answers)
+        return answers, consistency
 
     def divided(self, model: nn.Module, embeddings: Tensor, mask: Tensor) -> Tensor:
         """`L_cons` of a pass over embeddings."""

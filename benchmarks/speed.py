@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from published import LiteralTrainer, PublishedTrainer
@@ -88,7 +89,6 @@ class Variant:
     kind: type[ResponseTrainer]
     config: CrowConfig
     seconds: list[float] = field(default_factory=list)
-    tokens: int = 0
     peak: int = 0
     operations: int = 0
     losses: list[float] = field(default_factory=list)
@@ -154,26 +154,25 @@ def turn(variant: Variant, items: Sequence[Encoded], counted: bool) -> None:
             variant.losses = [term["loss"] for term in trainer.terms]
 
 
-def measure(chosen: dict[str, Variant], items: Sequence[Encoded], rounds: int, steps: int) -> None:
-    """All variants in turn, `rounds` times, on examples enough for that many steps."""
-    group = PAPER.batch_size * PAPER.accumulation
-    spread = [items[len(items) * i // (group * steps)] for i in range(group * steps)]
+def measure(chosen: dict[str, Variant], items: Sequence[Encoded], rounds: int, steps: int) -> float:
+    """All variants in turn, `rounds` times, on examples enough for that many steps; gives the tokens of a step."""
+    count = OURS.batch_size * steps
+    spread = [items[len(items) * i // count] for i in range(count)]
     for number in range(rounds):
         for name, variant in chosen.items():
             if not number:
-                turn(variant, spread[:group], counted=True)
-            variant.tokens = sum(map(len, spread)) // steps
+                turn(variant, spread[: OURS.batch_size], counted=True)
             turn(variant, spread, counted=False)
             print(f"round {number + 1}: {name}: {variant.median:.2f} s a step", flush=True)
+    return sum(map(len, spread)) / steps
 
 
-def summary(chosen: dict[str, Variant], rate: float) -> dict[str, Any]:
+def summary(chosen: dict[str, Variant], rate: float, tokens: float) -> dict[str, Any]:
     """The ratios that matter."""
     literal, right, plain, ours = (chosen[name] for name in list(chosen)[:4])
     kept = [variant for name, variant in chosen.items() if name.startswith("e ")]
     fastest = min(kept, key=lambda variant: variant.median)
     gaps = [abs(one - other) / abs(other) for one, other in zip(ours.losses, right.losses, strict=True)]
-    group = PAPER.batch_size * PAPER.accumulation
     shares = {name: variant.operations / variant.median / rate for name, variant in chosen.items()}
     return {
         "ratio_vs_literal": literal.median / ours.median,
@@ -183,14 +182,14 @@ def summary(chosen: dict[str, Variant], rate: float) -> dict[str, Any]:
         "peak_memory_ratio": ours.peak / plain.peak,
         "matmul_share": shares["d crow, published objective"],
         "largest_loss_gap_to_literal": max(gaps),
-        "examples_a_step": group,
+        "examples_a_step": OURS.batch_size,
         "matmul_gflops": rate / 1e9,
         "variants": {
             name: {
                 "seconds_a_step": variant.median,
                 "fastest": min(variant.seconds),
                 "slowest": max(variant.seconds),
-                "tokens_a_second": variant.tokens / variant.median,
+                "tokens_a_second": tokens / variant.median,
                 "peak_bytes": variant.peak,
                 "share_of_peak": shares[name],
                 "steps_timed": len(variant.seconds),
@@ -210,14 +209,13 @@ def whole(items: Sequence[Encoded], published: Variant) -> dict[str, Any]:
     probe = Probe(lm, shortest_prompts(examples, items))
     with frozen(lm.model):
         together, found = timed_search(probe)
-        for name in ("DIRECTED_TOGETHER", "SCREENED_TOGETHER", "FOLLOWED_TOGETHER", "READ_TOGETHER"):
-            setattr(consensus, name, 1)
-        alone, same = timed_search(probe)
+        with patch.multiple(consensus, DIRECTED_TOGETHER=1, SCREENED_TOGETHER=1, FOLLOWED_TOGETHER=1, READ_TOGETHER=1):
+            alone, same = timed_search(probe)
     with tempfile.TemporaryDirectory() as work:
         start = time.perf_counter()
         purify(lm, examples, get_preset("default"), Path(work) / "run", watch=report.bar)
         ours = time.perf_counter() - start
-    theirs = published.median * 5 * len(examples) / (PAPER.batch_size * PAPER.accumulation)
+    theirs = published.median * 5 * len(examples) / OURS.batch_size
     return {
         "whole_vs_published": ours / theirs,
         "whole_seconds": ours,
@@ -247,8 +245,8 @@ def main() -> None:
     items = encode_all(lm.tokenizer, examples, 256)
     chosen = variants()
     rate = multiplication_rate(CPU, torch.float32)
-    measure(chosen, items, arguments.rounds, arguments.steps)
-    record = summary(chosen, rate)
+    tokens = measure(chosen, items, arguments.rounds, arguments.steps)
+    record = summary(chosen, rate, tokens)
     if arguments.whole:
         record |= whole(items, chosen["a published loop"])
     record["manifest"] = manifest(lm, {"examples": examples}, OURS, OURS.seed)

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.probe import Probe
-from crow.models.language_model import LanguageModel
+from crow.models.architecture import is_spread
 from crow.training.adapter import make_trainable
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.suspect import predict
 from tests.pico import pico_language_model
-from tests.training.test_trainer import CROW, encoded
+from tests.training.test_trainer import CROW, encoded, trainable
 
 CONFIGS = {
     "crow": CROW,
@@ -60,22 +61,18 @@ def spread_weights(trainer: CrowTrainer) -> None:
     trainer.is_fsdp_enabled = True
 
 
-def weights(lm: LanguageModel) -> dict[str, Tensor]:
+def weights(trainer: CrowTrainer) -> dict[str, Tensor]:
     """The trained weights, put together from where they are."""
-    found = {}
-    for name, parameter in lm.model.named_parameters():
-        if parameter.requires_grad:
-            whole: Any = parameter.detach()
-            found[name] = (whole.full_tensor() if hasattr(whole, "full_tensor") else whole).clone()
-    return found
+    found: dict[str, Any] = trainable(trainer)
+    return {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in found.items()}
 
 
 def main() -> None:
     """Train as told by the command line: kind, way, file to write."""
     kind, way, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     trainer = trained(kind, way, 2, file.parent / f"work-{kind}-{way}")
-    found = weights(trainer.lm)
-    spread = sum(hasattr(parameter, "full_tensor") for parameter in trainer.lm.model.parameters())
+    found = weights(trainer)
+    spread = is_spread(trainer.lm.model)
     if trainer.is_world_process_zero():
         torch.save({"terms": trainer.terms, "weights": found, "spread": spread}, file)
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from crow.data.encoding import collate, encode_all
 from crow.models.language_model import LanguageModel
+from crow.models.prefix import Prefix
 from crow.records import Example
 from crow.training import suspect
 from crow.training.adapter import make_trainable
@@ -152,8 +153,7 @@ def test_a_prefix_run_once_changes_neither_the_loss_nor_its_gradient(family: str
         if shared:
             loss = response_loss(lm.model, batch)
         else:
-            inputs = {**batch, "inputs_embeds": lm.model.get_input_embeddings()(batch["input_ids"])}
-            logits, targets = response_logits(lm.model, {k: v for k, v in inputs.items() if k != "input_ids"})
+            logits, targets = response_logits(lm.model, batch, Prefix(0, []))
             loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
         found.append({name: p.grad.clone() for name, p in lm.model.named_parameters() if p.grad is not None})

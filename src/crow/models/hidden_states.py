@@ -80,7 +80,8 @@ def edit_hidden_states(model: nn.Module, edits: dict[int, Edit]) -> Iterator[Non
 def edit_embeddings(model: nn.Module, edit: Edit) -> Iterator[None]:
     """Within the context, the token embeddings (batch, seq, dim) are replaced by `edit` of them.
 
-    The model looks them up itself, so that this also works where its table is spread over processes.
+    The model looks them up itself, so that this also works where its table is spread over processes; and under gradient
+    checkpointing, which runs layers again when an edit of their input is gone.
     """
 
     def edited(_module: nn.Module, _args: Any, out: Any) -> Any:

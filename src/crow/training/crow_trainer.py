@@ -149,7 +149,7 @@ class CrowTrainer(ResponseTrainer):
                 return moved
 
             return self.observed_answers(model, inputs, n_tokens, perturb)
-        if is_spread(model):
+        if self.epsilon and is_spread(model):
             return self.answer_loss(model, inputs, n_tokens), self.perturbed_consistency(model, inputs)
         held = HeldEmbeddings()
         answers, consistency = self.observed_answers(model, inputs, n_tokens, held)

@@ -192,23 +192,24 @@ def step_on_shapes(model: nn.Module, config: CrowConfig, widths: Widths) -> None
             with edit_embeddings(model, lambda embeddings: embeddings + step):
                 loss = loss + observed_on_shapes(model, ids, 1, config)[1]
     else:
-        loss = answers_on_shapes(model, config.batch_size, widths.example - widths.shared, widths.response)
+        ids = blank_ids(model, config.batch_size, widths.example - widths.shared)
+        loss = answers_on_shapes(model, ids, widths.response)
     if config.rounds:
         width = widths.prompt - widths.shared + config.adversary_tokens
-        loss = loss + answers_on_shapes(model, config.adversary_batch, width, config.adversary_tokens)
+        ids = blank_ids(model, config.adversary_batch, width)
+        loss = loss + answers_on_shapes(model, ids, config.adversary_tokens)
     loss.backward()
 
 
 def observed_on_shapes(model: nn.Module, ids: Tensor, answer: int, config: CrowConfig) -> tuple[Tensor, Tensor]:
-    """A loss on the log-probabilities of the last `answer` columns, and `L_cons`, of one pass."""
+    """`answers_on_shapes` and `L_cons` of one pass."""
     with capture_hidden_states(model) as captured:
-        logits = model(input_ids=ids, **whole_options(model, ids, answer)).logits[:, -answer:]
-    return logits.float().log_softmax(dim=-1).mean(), consistency_loss(captured.states, ids + 1, config.layers)
+        loss = answers_on_shapes(model, ids, answer)
+    return loss, consistency_loss(captured.states, ids + 1, config.layers)
 
 
-def answers_on_shapes(model: nn.Module, rows: int, width: int, answer: int) -> Tensor:
-    """A loss on the log-probabilities of `rows` responses."""
-    ids = blank_ids(model, rows, width)
+def answers_on_shapes(model: nn.Module, ids: Tensor, answer: int) -> Tensor:
+    """A loss on the log-probabilities of the last `answer` columns of `ids` (rows, width)."""
     logits = model(input_ids=ids, **whole_options(model, ids, answer)).logits[:, -answer:]
     return logits.float().log_softmax(dim=-1).mean()
 

@@ -22,9 +22,8 @@ def shared_prefix(model: nn.Module, inputs: dict[str, Tensor], limit: int | None
         inputs: as those of `response_logits`.
         limit: no more columns than this.
     """
-    ids = inputs.get("input_ids")
-    inner = unwrap(model)
-    if ids is None or len(ids) < 2 or (inner.training and inner.is_gradient_checkpointing) or is_spread(model):
+    ids, inner = inputs["input_ids"], unwrap(model)
+    if len(ids) < 2 or (inner.training and inner.is_gradient_checkpointing) or is_spread(model):
         return Prefix(0, [])
     prompt = (inputs["attention_mask"] != 0) & (inputs["labels"] == IGNORED)
     same = ((ids == ids[:1]) & prompt).all(dim=0)
@@ -39,8 +38,7 @@ def response_logits(model: nn.Module, inputs: dict[str, Tensor], prefix: Prefix 
 
     Args:
         model: the causal language model.
-        inputs: `attention_mask`, `labels` (batch, seq), and `input_ids` (batch, seq) or
-            `inputs_embeds` (batch, seq, dim).
+        inputs: `input_ids`, `attention_mask` and `labels` (batch, seq).
         prefix: the first columns, already run; `shared_prefix` by default.
 
     Returns:
@@ -51,9 +49,10 @@ def response_logits(model: nn.Module, inputs: dict[str, Tensor], prefix: Prefix 
     columns = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)
     columns = columns[columns > 0]
     arguments: dict[str, Any] = {
-        name: inputs[name][:, prefix.length :] for name in ("input_ids", "inputs_embeds") if name in inputs
+        "input_ids": inputs["input_ids"][:, prefix.length :],
+        "attention_mask": inputs["attention_mask"],
+        "use_cache": prefix.length > 0,
     }
-    arguments |= {"attention_mask": inputs["attention_mask"], "use_cache": prefix.length > 0}
     if prefix.length:
         arguments["cache"] = prefix.cache(len(labels))
     if keeps_logits(model):
