@@ -30,6 +30,7 @@ from crow.attacks.triggers import get_trigger
 from crow.benchmark.attack_data import AttackData, public_data
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
+from crow.defenses.consistency import finetuning_config
 from crow.defenses.purification import purify
 from crow.errors import DataError
 from crow.models.language_model import LanguageModel
@@ -65,13 +66,14 @@ BEGIN, END = "<!-- removal -->", "<!-- /removal -->"
 def treatments() -> dict[str, CrowConfig]:
     """Name to settings. The ablations change one part of the default each."""
     default = get_preset("default")
+    finetuning = finetuning_config()
     consistency = {"alpha_ratio": 0.1, "epsilon_rms": 1.0}
     return {
         "default": default,
         "paper": get_preset("paper"),
-        "finetuning": dataclasses.replace(default, rounds=0, self_distillation=0.0),
+        "finetuning": finetuning,
         "default+consistency": dataclasses.replace(default, **consistency),
-        "consistency-only": dataclasses.replace(default, rounds=0, self_distillation=0.0, **consistency),
+        "consistency-only": dataclasses.replace(finetuning, **consistency),
         "reference-answers": dataclasses.replace(default, self_distillation=0.0),
     }
 

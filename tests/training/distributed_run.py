@@ -24,7 +24,13 @@ from tests.training.test_trainer import CROW, encoded, trainable
 CONFIGS = {
     "crow": CROW,
     "adversary": dataclasses.replace(
-        CROW, alpha=0.0, self_distillation=1.0, opening_weight=0.4, adversary_every=2, adversary_radius=2.0
+        CROW,
+        alpha=0.0,
+        self_distillation=1.0,
+        opening_weight=0.4,
+        interpolation=0.8,
+        adversary_every=2,
+        adversary_radius=2.0,
     ),
 }
 

@@ -15,6 +15,7 @@ from crow.data.encoding import IGNORED, Encoded, collate, encode_all
 from crow.errors import ConfigError
 from crow.models.architecture import embedding_rms
 from crow.models.hidden_states import capture_hidden_states
+from crow.models.interpolation import trained_weights
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable
@@ -121,11 +122,12 @@ class KilledError(Exception):
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crow.training.trainer.SAVE_STEPS", 2)
-    whole = trained(CROW, tmp_path / "whole")
+    config = dataclasses.replace(CROW, interpolation=0.7)
+    whole = trained(config, tmp_path / "whole")
 
     def build() -> CrowTrainer:
-        lm = make_trainable(pico_language_model("llama"), CROW)
-        return CrowTrainer(lm, encoded(lm), CROW, tmp_path / "cut")
+        lm = make_trainable(pico_language_model("llama"), config)
+        return CrowTrainer(lm, encoded(lm), config, tmp_path / "cut")
 
     killed = build()
     step = killed.compute_loss
@@ -146,6 +148,16 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: p
     assert [term["step"] for term in resumed.terms] == [term["step"] for term in whole.terms]
     for name, weight in trainable(whole).items():
         torch.testing.assert_close(weight, trainable(resumed)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_interpolation_goes_a_share_of_the_way(tmp_path: Path) -> None:
+    start = trained_weights(make_trainable(pico_language_model("llama"), CROW).model)
+    whole = trainable(trained(CROW, tmp_path / "whole"))
+    part = trainable(trained(dataclasses.replace(CROW, interpolation=0.25), tmp_path / "part"))
+    assert start.keys() == part.keys()
+    for name, weight in part.items():
+        torch.testing.assert_close(weight, 0.75 * start[name] + 0.25 * whole[name])
+        assert not torch.equal(weight, start[name])
 
 
 def test_consistency_is_taken_at_the_fgsm_point(tmp_path: Path) -> None:
@@ -220,6 +232,7 @@ def test_portable_units(tmp_path: Path) -> None:
         ({"adversary_every": 0}, "adversary_every"),
         ({"self_distillation": 1.5}, "self_distillation"),
         ({"adversary_until": 0.0}, "adversary_until"),
+        ({"interpolation": 1.1}, "interpolation"),
         ({"epochs": 0}, "epochs"),
         ({"learning_rate": 2.0}, "learning_rate"),
         ({"method": "lorra"}, "did you mean 'lora'"),

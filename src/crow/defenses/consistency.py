@@ -20,7 +20,7 @@ from crow.training.presets import get_preset
 
 def finetuning_config() -> CrowConfig:
     """The data, layers and steps of the default, and nothing but the clean answers to learn from."""
-    return dataclasses.replace(get_preset("default"), rounds=0, self_distillation=0.0)
+    return dataclasses.replace(get_preset("default"), rounds=0, self_distillation=0.0, interpolation=1.0)
 
 
 def unperturbed_config() -> CrowConfig:

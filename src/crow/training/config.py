@@ -108,6 +108,7 @@ class CrowConfig(FinetuneConfig):
             answers instead of the answers' tokens, in [0, 1].
         opening_weight: weight, in that, of the mean over the answers' first `adversary_tokens` tokens beside the mean
             over all of them, >= 0.
+        interpolation: share of the way from the weights before training to those after it that is gone, in (0, 1].
         rounds: at most this many times search and repair; 0 leaves the search out (the published method).
         adversary_weight: weight of the loss under the latent adversary, >= 0.
         found_weight: in that loss, weight of the found answer's likelihood over that of output consistency, >= 0.
@@ -133,6 +134,7 @@ class CrowConfig(FinetuneConfig):
     samples: int = 100
     self_distillation: float = 0.0
     opening_weight: float = 0.0
+    interpolation: float = 1.0
     rounds: int = 0
     adversary_weight: float = 0.6
     found_weight: float = 2.0
@@ -169,7 +171,8 @@ class CrowConfig(FinetuneConfig):
             require(0 <= getattr(self, name) < math.inf, name, ">= 0", getattr(self, name))
         share = self.self_distillation
         require(0 <= share <= 1, "self_distillation", "in [0, 1]", share)
-        require(0 < self.adversary_until <= 1, "adversary_until", "in (0, 1]", self.adversary_until)
+        for name in ("interpolation", "adversary_until"):
+            require(0 < getattr(self, name) <= 1, name, "in (0, 1]", getattr(self, name))
         for name in ("adversary_radius", "adversary_rate"):
             require(0 < getattr(self, name) < math.inf, name, "> 0", getattr(self, name))
         depths = self.adversary_depths

@@ -15,6 +15,7 @@ from crow.core import coarse_log_probs, consistency_loss, crow_loss, fgsm_step, 
 from crow.data.encoding import IGNORED, Encoded
 from crow.models.architecture import embedding_rms, find_layers, is_spread
 from crow.models.hidden_states import Edit, capture_hidden_states, edit_embeddings
+from crow.models.interpolation import interpolate, trained_weights
 from crow.models.prefix import Prefix
 from crow.output import write_json
 from crow.training.config import CrowConfig, require
@@ -222,14 +223,22 @@ class CrowTrainer(ResponseTrainer):
             self.kept.restore(load_file(checkpoint / PERTURBATIONS_FILE))
 
     def run(self, resume: bool = False) -> None:
-        """As `ResponseTrainer.run`; an `alpha_ratio` becomes an absolute alpha first, once for the whole run."""
+        """As `ResponseTrainer.run`, with what comes before and after the steps.
+
+        An `alpha_ratio` becomes an absolute alpha first, once for the whole run. After the last step the trained
+        weights go back by what `interpolation` leaves of their way.
+        """
         state = self.folder / ALPHA_FILE
         if self.alpha is None and resume and state.is_file():
             self.alpha = float(json.loads(state.read_text())["alpha"])
         if self.alpha is None:
             self.alpha = self.measure_alpha()
             write_json(state, {"alpha": self.alpha})
+        share = self.crow_config.interpolation
+        # A resumed run reads its checkpoint later: these are the weights before the first step in any case.
+        start = trained_weights(self.lm.model) if share < 1 else {}
         super().run(resume)
+        interpolate(self.lm.model, start, share)
 
     def measure_alpha(self) -> float:
         """`alpha_ratio * L_LM / L_cons` over the first examples, before any step."""
