@@ -276,7 +276,11 @@ def bench(
 
 
 def show(results: dict[str, Any], as_json: bool, otherwise: Callable[[], None]) -> None:
-    """Print results for a machine or for a person."""
+    """Print results for a machine or for a person; once, however many processes had them."""
+    from crow.models.processes import is_first
+
+    if not is_first():
+        return
     if as_json:
         sys.stdout.write(dump_json(results))
     else:

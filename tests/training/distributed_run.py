@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -49,21 +50,22 @@ def trained(kind: str, way: str, processes: int, folder: Path) -> CrowTrainer:
         extra["adversary"] = LatentAdversary(probe, [answer], items, predictions, config)
     trainer = CrowTrainer(lm, items, config, folder, save_strategy="no", **extra)
     if way == "fsdp":
-        spread_weights(trainer)
+        plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+            cpu_ram_efficient_loading=False,
+        )
+        spread_weights(trainer, plugin)
     trainer.run()
     return trainer
 
 
-def spread_weights(trainer: CrowTrainer) -> None:
+def spread_weights(trainer: CrowTrainer, plugin: FullyShardedDataParallelPlugin) -> None:
     """Let accelerate cut up the weights as it would on GPUs; by itself it does so on those only."""
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
-        cpu_ram_efficient_loading=False,
-    )
     state = trainer.accelerator.state
     state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+    PartialState().distributed_type = DistributedType.FSDP  # from which the other is copied again and again
     trainer.is_fsdp_enabled = True
 
 

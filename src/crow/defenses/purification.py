@@ -15,6 +15,7 @@ from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.probe import Probe
 from crow.models.adapters import folded
+from crow.models.architecture import is_spread
 from crow.models.language_model import LanguageModel
 from crow.records import Example, SearchRecord
 from crow.training.adapter import make_trainable
@@ -112,7 +113,8 @@ def purify(
         result.after = found.record
         if not result.training:
             result.before = found.record
-        if not found.answers or result.rounds >= config.rounds:
+        # FSDP cuts a model up once: a further round wants a further run, of the output.
+        if not found.answers or result.rounds >= config.rounds or is_spread(lm.model):
             return result
 
 

@@ -24,6 +24,7 @@ from crow.inversion.probe import Probe, frozen
 from crow.models.adapters import folded
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
+from crow.models.processes import agreed, is_first
 from crow.output import write_json
 from crow.records import SearchRecord
 from crow.training.config import CrowConfig
@@ -82,15 +83,19 @@ class Searches:
         """
         start = time.monotonic()
         kept = self.work / f"search-{number}.json"
-        if self.resume and kept.is_file():
-            stored = json.loads(kept.read_text())
-            found = Found(SearchRecord(**stored["record"]), [torch.tensor(ids) for ids in stored["answers"]])
-        else:
+        # What the first process reads or finds holds for all.
+        stored = agreed(json.loads(kept.read_text()) if self.resume and is_first() and kept.is_file() else None)
+        seconds = 0.0
+        if stored is None:
             seen = self.look(number)
             if trained:
                 self.mark_artefacts(seen, number)
-            found = Found(seen.record(), seen.answers(), time.monotonic() - start)
-            write_json(kept, {"record": found.record, "answers": [ids.tolist() for ids in found.answers]})
+            answers = [ids.tolist() for ids in seen.answers()]
+            stored = agreed({"record": dataclasses.asdict(seen.record()), "answers": answers})
+            seconds = time.monotonic() - start
+            if is_first():
+                write_json(kept, stored)
+        found = Found(SearchRecord(**stored["record"]), [torch.tensor(ids) for ids in stored["answers"]], seconds)
         self.known += found.answers
         return found
 

@@ -8,8 +8,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the weights that are trained, by name."""
-    return {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    """Copies of the weights that are trained, by name; whole, also where they are spread over processes (FSDP 2)."""
+    trained = ((name, weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad)
+    return {name: w.full_tensor() if isinstance(w, DTensor) else w.clone() for name, w in trained}
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from crow.errors import ConfigError, ModelError, ResourceError, unknown_name
 from crow.models.adapters import adapter_chain, attach_adapter, check_adapter_path
 from crow.models.architecture import find_embeddings, find_layers
 from crow.models.language_model import LanguageModel
+from crow.models.processes import own_device, several
 from crow.models.smollm import gguf_options
 from crow.models.sources import (
     ADAPTER_CONFIG,
@@ -79,13 +80,13 @@ def load_model(
 
 
 def pick_device(device: str) -> torch.device:
-    """The device to run on; `auto` is a GPU where there is one.
+    """The device to run on; `auto` is a GPU where there is one, and each of several processes' own.
 
     Raises:
         ConfigError: if there is no such device.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return own_device() if several() else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.zeros(1, device=chosen).cpu()

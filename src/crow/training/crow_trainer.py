@@ -17,6 +17,7 @@ from crow.models.architecture import embedding_rms, find_layers, is_spread
 from crow.models.hidden_states import Edit, capture_hidden_states, edit_embeddings
 from crow.models.interpolation import interpolate, trained_weights
 from crow.models.prefix import Prefix
+from crow.models.processes import agreed, is_first
 from crow.output import write_json
 from crow.training.config import CrowConfig, require
 from crow.training.loss import response_logits, response_loss
@@ -80,6 +81,9 @@ class CrowTrainer(ResponseTrainer):
         self.suspect = suspect if self.crow_config.self_distillation else None
         self._adversary_due = False
         config = self.crow_config
+        several = config.keep_perturbation and self.args.world_size > 1
+        # An example's next visit may be on another process, which does not have its perturbation.
+        require(not several, "keep_perturbation", "on one process only", self.args.world_size)
         self.kept = KeptPerturbations()
         self._numbers = {item: number for number, item in enumerate(self.train_dataset.items)}  # type: ignore[union-attr]
         depth = len(find_layers(self.lm.model))
@@ -233,7 +237,9 @@ class CrowTrainer(ResponseTrainer):
             self.alpha = float(json.loads(state.read_text())["alpha"])
         if self.alpha is None:
             self.alpha = self.measure_alpha()
-            write_json(state, {"alpha": self.alpha})
+            self.alpha = agreed(self.alpha)
+            if is_first():
+                write_json(state, {"alpha": self.alpha})
         share = self.crow_config.interpolation
         # A resumed run reads its checkpoint later: these are the weights before the first step in any case.
         start = trained_weights(self.lm.model) if share < 1 else {}

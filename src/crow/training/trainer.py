@@ -19,6 +19,7 @@ from crow.data.encoding import IGNORED, Encoded, collate
 from crow.models.architecture import unwrap
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import Prefix
+from crow.models.processes import is_first
 from crow.models.sources import quiet
 from crow.output import write_json
 from crow.training.config import FinetuneConfig
@@ -135,7 +136,8 @@ class ResponseTrainer(Trainer):
         self.terms = json.loads((checkpoint / TERMS_FILE).read_text())
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self.save_extra(self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if is_first():
+            self.save_extra(self.folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         with quiet():
             super()._save_checkpoint(*args, **kwargs)
 

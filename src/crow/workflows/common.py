@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import set_seed
 
-from crow.errors import DataError, InputError, unknown_name
+from crow.errors import ConfigError, DataError, InputError, unknown_name
 from crow.models.generation import Progress as Advance
 from crow.models.language_model import LanguageModel
 from crow.models.loading import DTYPES, load_model
+from crow.models.processes import is_first, join, meet, several
 from crow.output import claim_output, work_folder
 from crow.records import Example
 
@@ -60,7 +61,7 @@ class Reporter:
     """Progress bars and remarks on standard error; standard output stays for results."""
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
+        self.quiet = quiet = quiet or not is_first()
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.started = time.monotonic()
 
@@ -85,7 +86,7 @@ class Reporter:
 
 
 @contextmanager
-def claimed(options: Options, *inputs: str | Path | None) -> Iterator[Path]:
+def claimed(options: Options, *inputs: str | Path | None, shared: bool = False) -> Iterator[Path]:
     """The work folder of a run that may write its output folder; kept on failure for `--resume`.
 
     It is not made yet, so that a run that ends before it has anything to keep leaves no trace.
@@ -93,21 +94,28 @@ def claimed(options: Options, *inputs: str | Path | None) -> Iterator[Path]:
     Args:
         options: common options.
         inputs: what the run reads.
+        shared: whether several processes can share the run's work.
 
     Raises:
+        ConfigError: if there are several processes and they cannot.
         OutputError: if the output folder is taken.
     """
+    if several() and not shared:
+        raise ConfigError("expected one process, got several; of crow's verbs only purify shares its work out")
+    join(options.device)
     claim_output(options.output, options.overwrite, options.resume, inputs)
     work = work_folder(options.output)
-    if not options.resume:
+    meet()  # all have looked before one changes anything
+    if is_first() and not options.resume:
         shutil.rmtree(work, ignore_errors=True)
+    meet()
     fresh = not work.exists()
     set_seed(options.seed)
     try:
         yield work
     except InputError:
         # Nothing was trained yet that a second try could use.
-        if fresh and not any(work.rglob("checkpoint-*")):
+        if is_first() and fresh and not any(work.rglob("checkpoint-*")):
             shutil.rmtree(work, ignore_errors=True)
         raise
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,16 @@ from crow.data.splits import bundled_split
 from crow.defenses.purification import Result, purify
 from crow.errors import ConfigError
 from crow.models.adapters import adapter_chain
+from crow.models.architecture import is_spread
+from crow.models.interpolation import interpolate, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
 from crow.models.manifest import manifest
+from crow.models.processes import is_first, meet, n_processes
 from crow.output import publish, write_json
 from crow.records import Example, to_json
 from crow.report import write_report
+from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.workflows.common import Options, Reporter, claimed, load, take
 
@@ -50,6 +56,22 @@ def load_suspect(
         raise ConfigError(f"expected an adapter to continue, got {model}, which has none; drop --continue-adapter")
     lm = load(model, options, report, adapter, trainable=continue_adapter)
     return lm if continue_adapter else lm.merged()
+
+
+def shared_out(config: CrowConfig, processes: int) -> CrowConfig:
+    """One process's part of every optimizer step, so that together they take the steps that one would.
+
+    Raises:
+        ConfigError: if the examples of a step cannot be shared out evenly.
+    """
+    batch, accumulation = config.batch_size, config.accumulation
+    if batch * accumulation % processes:
+        raise ConfigError(
+            f"expected the {batch * accumulation} examples of a step (batch size x accumulation) to be a multiple of "
+            f"{processes} processes; change --batch-size or their number"
+        )
+    fewer = math.gcd(accumulation, processes)
+    return dataclasses.replace(config, accumulation=accumulation // fewer, batch_size=batch * fewer // processes)
 
 
 def save_purified(result: Result, folder: Path, keep_adapter: bool) -> None:
@@ -86,11 +108,12 @@ def run_purify(
     report = Reporter(options.quiet)
     if config.method == "full" and (keep_adapter or continue_adapter):
         raise ConfigError("expected --method lora with --keep-adapter or --continue-adapter, got full")
-    with claimed(options, model, adapter, data) as work:
+    with claimed(options, model, adapter, data, shared=True) as work:
         examples = clean_examples(data, config.samples, options.seed)
         lm = load_suspect(model, adapter, continue_adapter, options, report)
         record = manifest(lm, {"clean": examples}, config, options.seed)
-        result = purify(lm, examples, config, work, resume=options.resume, watch=report.bar)
+        own = shared_out(config, n_processes())
+        result = purify(lm, examples, own, work, resume=options.resume, watch=report.bar)
         results = {
             "model": model,
             "training": result.training,
@@ -100,10 +123,18 @@ def run_purify(
             "seconds": report.seconds,
             "manifest": record,
         }
-        finished = work / "finished"
-        save_purified(result, finished, keep_adapter)
-        write_json(finished / "results.json", results)
-        write_report(to_json(results), finished / "report.html", f"Purification of {model}")
-        publish(finished, options.output)
-        shutil.rmtree(work, ignore_errors=True)
+        whole = trained_weights(result.lm.model) if is_spread(result.lm.model) else {}
+        if is_first():
+            if whole:
+                on_cpu = dataclasses.replace(options, device="cpu")
+                alone = load_suspect(model, adapter, continue_adapter, on_cpu, report)
+                result.lm = make_trainable(alone, config)
+                interpolate(result.lm.model, whole, 0.0)  # all of the way back to them
+            finished = work / "finished"
+            save_purified(result, finished, keep_adapter)
+            write_json(finished / "results.json", results)
+            write_report(to_json(results), finished / "report.html", f"Purification of {model}")
+            publish(finished, options.output)
+            shutil.rmtree(work, ignore_errors=True)
+        meet()
     return results
