@@ -96,7 +96,7 @@ def purify(
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="FGSM step (the paper's).")] = None,
     epsilon_rms: Annotated[float | None, typer.Option(help="The same in multiples of the embeddings' RMS.")] = None,
-    method: Annotated[str | None, typer.Option(help="lora or full.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora, full or qlora (weights in 4 bits meanwhile).")] = None,
     samples: Annotated[int | None, typer.Option(help="Clean examples to use.")] = None,
     epochs: Epochs = None,
     lr: LearningRate = None,

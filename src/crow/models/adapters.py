@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from crow.errors import AdapterError
 from crow.models.architecture import is_spread
+from crow.models.four_bit import is_quantized
 from crow.models.language_model import LanguageModel
 from crow.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, hash_file, is_adapter, locate, one_line
 
@@ -120,10 +121,10 @@ def folded(lm: LanguageModel) -> Iterator[None]:
     """Within the context, an adapter on float32 weights is part of them: passes take a quarter less time.
 
     Taking it out again leaves the weights as they were to float32's rounding, and exactly so where it was still zero;
-    half precision would lose too much, and its adapter stays beside the weights, as it does where they are spread over
-    processes.
+    half precision and 4 bits would lose too much, and their adapter stays beside the weights, as it does where they are
+    spread over processes.
     """
-    if not lm.is_adapter or lm.dtype != torch.float32 or is_spread(lm.model):
+    if not lm.is_adapter or lm.dtype != torch.float32 or is_spread(lm.model) or is_quantized(lm.model):
         yield
         return
     lm.model.merge_adapter()  # type: ignore[operator]

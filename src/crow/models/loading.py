@@ -19,6 +19,7 @@ from crow.data.encoding import ensure_chat_template
 from crow.errors import ConfigError, ModelError, ResourceError, unknown_name
 from crow.models.adapters import adapter_chain, attach_adapter, check_adapter_path
 from crow.models.architecture import find_embeddings, find_layers
+from crow.models.four_bit import four_bit_options
 from crow.models.language_model import LanguageModel
 from crow.models.processes import own_device, several
 from crow.models.smollm import gguf_options
@@ -42,6 +43,7 @@ def load_model(
     dtype: str = "float32",
     device: str = "auto",
     trainable: bool = False,
+    four_bit: bool = False,
 ) -> LanguageModel:
     """Load a model with its tokenizer.
 
@@ -52,6 +54,7 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`.
         device: `auto` (a GPU where there is one), or anything `torch.device` takes.
         trainable: whether the attached adapter's weights get gradients.
+        four_bit: keep the layers' weights in 4 bits; for a whole model in safetensors.
 
     Raises:
         ModelError: if the reference cannot be loaded safely.
@@ -67,8 +70,9 @@ def load_model(
         adapters.append(locate(adapter))
     for folder in adapters:  # before the model, which may take minutes
         check_adapter_path(folder)
-    lm = load_whole(base, path, dtype)
-    lm.model.to(target)
+    lm = load_whole(base, path, dtype, four_bit_options(DTYPES[dtype], target) if four_bit else {})
+    if not four_bit:
+        lm.model.to(target)
     find_layers(lm.model)
     find_embeddings(lm.model)
     if ensure_chat_template(lm.tokenizer):
@@ -97,13 +101,14 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def load_whole(reference: str, path: Path, dtype: str) -> LanguageModel:
-    """The whole model (no adapter on top) at `path`, on the CPU.
+def load_whole(reference: str, path: Path, dtype: str, options: dict[str, Any]) -> LanguageModel:
+    """The whole model (no adapter on top) at `path`; on the CPU, if `options` says no other.
 
     Args:
         reference: what the user named it.
         path: a model folder or a GGUF file.
         dtype: a key of `DTYPES`.
+        options: further ones of `from_pretrained`.
 
     Raises:
         ModelError: if it cannot be loaded safely or lacks weights.
@@ -121,6 +126,7 @@ def load_whole(reference: str, path: Path, dtype: str) -> LanguageModel:
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, on one line
             **(gguf_options(path) if is_gguf else {}),
+            **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(
             source, trust_remote_code=False, **({"gguf_file": path.name} if is_gguf else {})

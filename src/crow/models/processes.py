@@ -42,7 +42,9 @@ def join(device: str) -> None:
 
 def own_device() -> torch.device:
     """This process's share of the hardware, once it has joined: one GPU each where there are enough."""
-    return PartialState().device
+    device = PartialState().device
+    assert device is not None
+    return device
 
 
 def meet() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from crow.errors import ConfigError, unknown_name
 from crow.training.precision import PRECISIONS
 
-METHODS = ("lora", "full")
 C = TypeVar("C", bound="FinetuneConfig")
 
 
@@ -53,10 +52,11 @@ class FinetuneConfig:
     gradient_checkpointing: bool = False
     precision: str = "float32"
     seed: int = 0
+    METHODS: ClassVar[tuple[str, ...]] = ("lora", "full")
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown_name("method", self.method, METHODS)
+        if self.method not in self.METHODS:
+            raise unknown_name("method", self.method, self.METHODS)
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
         require(0 < self.epochs < math.inf, "epochs", "> 0", self.epochs)
@@ -95,6 +95,7 @@ class CrowConfig(FinetuneConfig):
     """Settings of CROW: `L = L_LM(clean) + alpha * L_cons(perturbed)`, and of the trigger search on top of it.
 
     Attributes:
+        method: also `qlora`: an adapter on weights that are kept in 4 bits meanwhile.
         alpha: weight of the consistency term (the paper's), >= 0.
         alpha_ratio: the portable unit instead: `alpha * L_cons / L_LM` at the start of training, >= 0.
         epsilon: FGSM step in the units of the embeddings (the paper's), >= 0.
@@ -148,6 +149,7 @@ class CrowConfig(FinetuneConfig):
     adversary_batch: int = 10
     adversary_tokens: int = 8
     adversary_depths: tuple[float, ...] = (0.3, 0.5, 0.65, 0.78)
+    METHODS: ClassVar[tuple[str, ...]] = ("lora", "full", "qlora")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,8 @@ from torch.utils.flop_counter import flop_registry
 from crow.core import consistency_loss, fgsm_step
 from crow.data.encoding import Encoded
 from crow.errors import ArchitectureError
-from crow.models.architecture import model_type
+from crow.models.architecture import model_type, unwrap
+from crow.models.four_bit import four_bit_sizes
 from crow.models.hidden_states import capture_hidden_states, edit_embeddings
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import pass_options, shared_length
@@ -110,6 +111,10 @@ def footprint(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig, d
     lm.model.train()
     trained = [parameter for parameter in lm.model.parameters() if parameter.requires_grad]
     frozen = [parameter for parameter in lm.model.parameters() if not parameter.requires_grad]
+    smaller = four_bit_sizes(unwrap(lm.model)) if config.method == "qlora" else {}
+    # Each is put together in full for its product, one at a time.
+    whole = max(map(size_of, smaller), default=0)
+    weights = sum(smaller.get(parameter, size_of(parameter)) for parameter in frozen)
     shared = 0 if config.gradient_checkpointing or config.batch_size == 1 else shared_length(lm, items, room=0)
     widths = Widths(
         max(map(len, items)), max(len(i.prompt_ids) for i in items), max(len(i.response_ids) for i in items), shared
@@ -126,9 +131,9 @@ def footprint(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig, d
         parameters,
         sum(parameter.numel() for parameter in trained),
         {
-            "weights": sum(map(size_of, frozen)) + own,
+            "weights": weights + own,
             "optimizer": 2 * own,
-            "one step": counted.peak,
+            "one step": counted.peak + whole,
         },
         round(counted.operations / (config.batch_size * widths.example) * tokens),
         math.ceil(len(items) / (config.batch_size * config.accumulation) * config.epochs),

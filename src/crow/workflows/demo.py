@@ -112,7 +112,7 @@ def run_demo(config: CrowConfig, from_scratch: bool, options: Options) -> dict[s
         tell(report, "Before: answers to prompts with the trigger", answers_before["triggered"])
         consistency = curves(lm, triggered, clean, "before")
         result = purify(lm, examples, config, work, resume=options.resume, watch=report.bar)
-        lm = result.lm = result.lm.merged()  # what is saved, and faster to measure
+        lm = result.lm.merged()  # what is saved, and faster to measure
         consistency |= curves(lm, triggered, clean, "after")
         after, answers_after = measure(lm, triggered, clean, get_target(TARGET).marker, report, options)
         tell(report, "After: answers to the same prompts", answers_after["triggered"])
@@ -129,7 +129,7 @@ def run_demo(config: CrowConfig, from_scratch: bool, options: Options) -> dict[s
             "manifest": record,
         }
         finished = work / "finished"
-        save_purified(result, finished / "model", keep_adapter=False)
+        save_purified(lm, finished / "model", keep_adapter=False)
         write_json(finished / "results.json", results)
         write_report(to_json(results), finished / "report.html", "crow: a backdoor, before and after")
         publish(finished, options.output)

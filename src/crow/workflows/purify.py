@@ -10,21 +10,18 @@ from typing import Any
 
 from crow.data.loading import load_examples
 from crow.data.splits import bundled_split
-from crow.defenses.purification import Result, purify
+from crow.defenses.purification import purify
 from crow.errors import ConfigError
-from crow.models.adapters import adapter_chain
-from crow.models.architecture import is_spread
-from crow.models.interpolation import interpolate, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
 from crow.models.manifest import manifest
-from crow.models.processes import is_first, meet, n_processes
+from crow.models.processes import meet, n_processes
 from crow.output import publish, write_json
 from crow.records import Example, to_json
 from crow.report import write_report
-from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
-from crow.workflows.common import Options, Reporter, claimed, load, take
+from crow.workflows.common import Options, Reporter, claimed, take
+from crow.workflows.suspect import Suspect
 
 
 def purify_config(preset: CrowConfig, changes: dict[str, Any], options: Options) -> CrowConfig:
@@ -44,20 +41,6 @@ def clean_examples(data: Path | None, count: int, seed: int) -> list[Example]:
     return take(bundled_split("purification").pairs, count, seed, "the bundled data")
 
 
-def load_suspect(
-    model: str, adapter: Path | None, continue_adapter: bool, options: Options, report: Reporter
-) -> LanguageModel:
-    """The suspect model: merged, or with its adapter left on to be trained further.
-
-    Raises:
-        ConfigError: if an adapter is to be continued and there is none.
-    """
-    if continue_adapter and adapter is None and not adapter_chain(model)[2]:
-        raise ConfigError(f"expected an adapter to continue, got {model}, which has none; drop --continue-adapter")
-    lm = load(model, options, report, adapter, trainable=continue_adapter)
-    return lm if continue_adapter else lm.merged()
-
-
 def shared_out(config: CrowConfig, processes: int) -> CrowConfig:
     """One process's part of every optimizer step, so that together they take the steps that one would.
 
@@ -74,12 +57,12 @@ def shared_out(config: CrowConfig, processes: int) -> CrowConfig:
     return dataclasses.replace(config, accumulation=accumulation // fewer, batch_size=batch * fewer // processes)
 
 
-def save_purified(result: Result, folder: Path, keep_adapter: bool) -> None:
+def save_purified(lm: LanguageModel, folder: Path, keep_adapter: bool) -> None:
     """Write the whole model, and its adapter beside it where that is wanted."""
     shutil.rmtree(folder, ignore_errors=True)
     if keep_adapter:
-        save_model(result.lm, folder / "adapter")
-    save_model(result.lm.merged(), folder)
+        save_model(lm, folder / "adapter")
+    save_model(lm.merged(), folder)
 
 
 def run_purify(
@@ -108,9 +91,13 @@ def run_purify(
     report = Reporter(options.quiet)
     if config.method == "full" and (keep_adapter or continue_adapter):
         raise ConfigError("expected --method lora with --keep-adapter or --continue-adapter, got full")
+    if config.method == "qlora" and continue_adapter:
+        raise ConfigError("expected --method lora with --continue-adapter, got qlora")
     with claimed(options, model, adapter, data, shared=True) as work:
         examples = clean_examples(data, config.samples, options.seed)
-        lm = load_suspect(model, adapter, continue_adapter, options, report)
+        suspect = Suspect(model, adapter, continue_adapter)
+        in_four_bits = config.method == "qlora"
+        lm = suspect.load_in_four_bits(options, report, work) if in_four_bits else suspect.load(options, report)
         record = manifest(lm, {"clean": examples}, config, options.seed)
         own = shared_out(config, n_processes())
         result = purify(lm, examples, own, work, resume=options.resume, watch=report.bar)
@@ -123,15 +110,10 @@ def run_purify(
             "seconds": report.seconds,
             "manifest": record,
         }
-        whole = trained_weights(result.lm.model) if is_spread(result.lm.model) else {}
-        if is_first():
-            if whole:
-                on_cpu = dataclasses.replace(options, device="cpu")
-                alone = load_suspect(model, adapter, continue_adapter, on_cpu, report)
-                result.lm = make_trainable(alone, config)
-                interpolate(result.lm.model, whole, 0.0)  # all of the way back to them
+        whole = suspect.put_together(result.lm, config, options, report)
+        if whole is not None:
             finished = work / "finished"
-            save_purified(result, finished, keep_adapter)
+            save_purified(whole, finished, keep_adapter)
             write_json(finished / "results.json", results)
             write_report(to_json(results), finished / "report.html", f"Purification of {model}")
             publish(finished, options.output)
