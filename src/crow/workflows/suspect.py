@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
 from crow.errors import ConfigError
 from crow.models.adapters import adapter_chain
 from crow.models.architecture import is_spread
@@ -78,6 +80,7 @@ class Suspect:
             return None
         if not apart:
             return trained
+        unset_hf_deepspeed_config()  # or the loading, too, would wait for the other processes
         whole = make_trainable(self.load(dataclasses.replace(options, device="cpu"), report), config)
         interpolate(whole.model, weights, 0.0)  # all of the way back to them
         return whole
