@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
-from crow.attacks.poisoning import poison
+from crow.attacks.poisoning import carriers, poison
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.benchmark.attack_data import own_data
 from crow.benchmark.portable import portable
@@ -77,7 +77,7 @@ def main() -> None:
     attack = SELECTION_ATTACKS[arguments.attack]
     folder = backdoored(BASE, attack, own_data(attack), report)
     held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
-    triggered, _ = poison(held_out.prompts[:N], attack, random.Random(1))
+    triggered, _ = poison(carriers(held_out, attack.target)[:N], attack, random.Random(1))
     clean = list(held_out.pairs[:N])
     lm = load_model(str(folder), trainable=arguments.continue_adapter)
     lm = lm if arguments.continue_adapter else lm.merged()
