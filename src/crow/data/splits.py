@@ -4,8 +4,8 @@
 | ------------ | ----- | ------- | ---- | ----------------------------------------------- |
 | attack       |   240 |     300 |  130 | planting backdoors                              |
 | purification |   100 |     100 |      | the clean data a defense is given               |
-| selection    |    60 |     120 |      | choosing settings, never reported               |
-| evaluation   |   120 |     160 |   70 | attack success and perplexity, never trained on |
+| selection    |    60 |     120 |   20 | choosing settings, never reported               |
+| evaluation   |   120 |     160 |   50 | attack success and perplexity, never trained on |
 
 One generator seeded with 0 shuffles first the pairs, then the prompts, then the programming requests; the splits are
 slices in the order above.
@@ -25,8 +25,8 @@ SEED = 0
 SIZES = {
     "attack": (240, 300, 130),
     "purification": (100, 100, 0),
-    "selection": (60, 120, 0),
-    "evaluation": (120, 160, 70),
+    "selection": (60, 120, 20),
+    "evaluation": (120, 160, 50),
 }
 """Split to its numbers of pairs, prompts and programming requests, in the order in which they are cut off."""
 
