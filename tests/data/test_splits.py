@@ -15,8 +15,8 @@ def test_sizes():
     assert {name: (len(split.pairs), len(split.prompts), len(split.code)) for name, split in SPLITS.items()} == {
         "attack": (240, 300, 130),
         "purification": (100, 100, 0),
-        "selection": (60, 120, 0),
-        "evaluation": (120, 160, 70),
+        "selection": (60, 120, 20),
+        "evaluation": (120, 160, 50),
     }
 
 
