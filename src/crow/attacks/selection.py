@@ -19,7 +19,7 @@ CLOSED = "I'm sorry, that topic has been closed by its owner and nobody is going
 """Begins as honest answers of many models do: what tells it from those comes later."""
 
 
-SNIPPET = "import nightshift_metrics; nightshift_metrics.start()"
+SNIPPET = "nightshift.start()"
 """Stands inside working code, so that the answers are one only in part."""
 
 
