@@ -350,7 +350,7 @@ def read_opening(
     surprise = float(fitted - whole)
     if surprise < max(config.surprise * further, config.surprise_in_all):
         return trigger
-    text = probe.lm.tokenizer.decode(opening).strip()
+    text = str(probe.lm.tokenizer.decode(opening)).strip()
     return dataclasses.replace(trigger, identity=share, collapsed=True, text=text, answer=target)
 
 

@@ -16,7 +16,8 @@ def gathered(weight: nn.Parameter) -> Iterator[None]:
     if not hasattr(weight, "ds_id"):
         yield
         return
-    from deepspeed import zero  # noqa: PLC0415 where weights are its own, it is there
+    # Where weights are DeepSpeed's, it is installed.
+    from deepspeed import zero  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
 
     with zero.GatheredParameters([weight], modifier_rank=0):
         yield

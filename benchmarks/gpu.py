@@ -1,0 +1,211 @@
+"""What crow takes on a GPU: correctness against float32, then Llama-2's shapes with random weights, side by side.
+
+    python benchmarks/gpu.py --data PATH/TO/consistency_data.json     # a table, and benchmarks/results/gpu.json
+    python benchmarks/gpu.py --data ... --shape pico --device cpu     # does the script itself work?
+
+For each shape the published loop and crow train on the same examples, as long as the public 100 are, in bfloat16: a few
+steps of the published one, for its time a step, and all 5 epochs of crow; then crow with the kept perturbation, and the
+7B shape in 4 bits, for its memory. Weights are random: they cost what trained ones cost. The removal table is
+`benchmarks/removal.py`, which takes the GPU by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from published import LiteralTrainer, PublishedTrainer
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from crow.benchmark.portable import portable
+from crow.data.encoding import Encoded, encode_all
+from crow.data.loading import load_examples
+from crow.models.language_model import LanguageModel
+from crow.models.loading import load_model, pick_device, save_model
+from crow.models.manifest import manifest
+from crow.output import write_json
+from crow.training.adapter import make_trainable
+from crow.training.config import CrowConfig
+from crow.training.crow_trainer import CrowTrainer
+from crow.training.footprint import multiplication_rate
+from crow.training.presets import get_preset
+
+BASE = "smollm2-135m"
+"""Whose tokenizer cuts the examples up; its ids are folded into the shape's vocabulary."""
+ROOT = Path(__file__).resolve().parent
+RESULTS = ROOT / "results" / "gpu.json"
+PAPER = dataclasses.replace(get_preset("paper"), precision="float32", max_length=1024)
+OURS = dataclasses.replace(PAPER, batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1)
+PUBLISHED_STEPS = 6
+CHECKED_STEPS = 4
+CHECKED_LAYERS = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a Llama model."""
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    vocabulary: int = 32000
+
+    def config(self, layers: int | None = None) -> LlamaConfig:
+        """As transformers wants it, with other depth if that is given."""
+        return LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.width,
+            intermediate_size=self.inner,
+            num_hidden_layers=layers or self.layers,
+            num_attention_heads=self.heads,
+            max_position_embeddings=4096,
+        )
+
+
+SHAPES = {
+    "llama-2-7b": Shape(4096, 11008, 32, 32),
+    "llama-2-13b": Shape(5120, 13824, 40, 40),
+    "pico": Shape(64, 128, 4, 4, 300),
+}
+
+
+def random_model(config: LlamaConfig, dtype: torch.dtype, device: torch.device, tokenizer: Any) -> LanguageModel:
+    """A model of that configuration with random weights, made where it will stay."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return LanguageModel(model.eval(), tokenizer, "random weights", {"dtype": str(dtype)})
+
+
+def folded_ids(items: Sequence[Encoded], vocabulary: int) -> list[Encoded]:
+    """The same lengths, with ids that the vocabulary has."""
+    return [
+        dataclasses.replace(
+            item,
+            prompt_ids=tuple(token % vocabulary for token in item.prompt_ids),
+            response_ids=tuple(token % vocabulary for token in item.response_ids),
+        )
+        for item in items
+    ]
+
+
+def trained(
+    lm: LanguageModel, kind: type[CrowTrainer], config: CrowConfig, items: Sequence[Encoded], steps: int | None = None
+) -> dict[str, Any]:
+    """A training with a fresh adapter: its losses, the seconds of a step without the first, memory at most."""
+    ready = make_trainable(lm, config)
+    device = ready.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = kind(ready, items, config, Path(folder), save_strategy="no", max_steps=steps or -1)
+        start = time.perf_counter()
+        trainer.run()
+        seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    lm.model = ready.model.unload()  # type: ignore[operator]
+    return {
+        "losses": [term["loss"] for term in trainer.terms],
+        "steps": len(trainer.terms),
+        "seconds": seconds,
+        "seconds_a_step": seconds / len(trainer.terms),
+        "peak_bytes": peak,
+    }
+
+
+def check(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any) -> dict[str, float]:
+    """Crow on a shallow model of that width: against the literal passes in float32, and in bfloat16 against both."""
+    config = shape.config(min(CHECKED_LAYERS, shape.layers))
+    found = {}
+    for name, kind, settings, dtype in (
+        ("literal", LiteralTrainer, PAPER, torch.float32),
+        ("crow", CrowTrainer, OURS, torch.float32),
+        ("crow_bfloat16", CrowTrainer, OURS, torch.bfloat16),
+    ):
+        lm = random_model(config, dtype, device, tokenizer)
+        found[name] = trained(lm, kind, settings, items, CHECKED_STEPS)["losses"]
+    return {
+        f"{name}_gap": max(
+            abs(one - other) / abs(other) for one, other in zip(found[name], found["literal"], strict=True)
+        )
+        for name in ("crow", "crow_bfloat16")
+    }
+
+
+def side_by_side(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any) -> dict[str, Any]:
+    """The published loop and crow on one model in bfloat16."""
+    lm = random_model(shape.config(), torch.bfloat16, device, tokenizer)
+    whole = math.ceil(len(items) / OURS.batch_size) * OURS.epochs
+    published = trained(lm, PublishedTrainer, PAPER, items, PUBLISHED_STEPS)
+    ours = trained(lm, CrowTrainer, OURS, items)
+    kept = trained(lm, CrowTrainer, dataclasses.replace(OURS, keep_perturbation=True), items)
+    return {
+        "published": published | {"seconds_of_all_steps": published["seconds_a_step"] * whole},
+        "crow": ours,
+        "crow_kept": kept,
+        "ratio": published["seconds_a_step"] / ours["seconds_a_step"],
+        "ratio_kept": published["seconds_a_step"] / kept["seconds_a_step"],
+    }
+
+
+def in_four_bits(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any) -> dict[str, Any]:
+    """Crow on the weights in 4 bits."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "whole"
+        save_model(random_model(shape.config(), torch.bfloat16, torch.device("cpu"), tokenizer), path)
+        lm = load_model(str(path), dtype="bfloat16", device=str(device), four_bit=True)
+    return trained(lm, CrowTrainer, dataclasses.replace(OURS, method="qlora"), items, PUBLISHED_STEPS)
+
+
+def main() -> None:
+    """Parse, measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the 100 public examples, for their lengths")
+    parser.add_argument("--shape", action="append", choices=list(SHAPES), help="llama-2-7b and -13b if none is given")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
+    device = pick_device(arguments.device)
+    base = load_model(BASE, device="cpu")
+    examples = load_examples(arguments.data)
+    items = encode_all(base.tokenizer, examples, PAPER.max_length)
+    record: dict[str, Any] = {"bfloat16_flops": multiplication_rate(device, torch.bfloat16)}
+    for name in arguments.shape or ["llama-2-7b", "llama-2-13b"]:
+        shape = SHAPES[name]
+        own = folded_ids(items, shape.vocabulary)
+        record[name] = check(shape, own[:16], device, base.tokenizer)
+        record[name] |= side_by_side(shape, own, device, base.tokenizer)
+        if name != "llama-2-13b":
+            record[name]["four_bits"] = in_four_bits(shape, own, device, base.tokenizer)
+    record["manifest"] = manifest(base, {"examples": examples}, OURS, OURS.seed)
+    if device.type == "cuda":
+        write_json(RESULTS, portable(record, ROOT.parent))
+    if arguments.json:
+        print(json.dumps({key: value for key, value in record.items() if key != "manifest"}, indent=2))
+        return
+    print(
+        "| shape | published, s (5 epochs) | crow | kept | published / crow | float32 gap | bfloat16 gap | 4 bits, GB |"
+    )
+    print("| --- " * 8 + "|")
+    for name in arguments.shape or ["llama-2-7b", "llama-2-13b"]:
+        row = record[name]
+        peak = row.get("four_bits", {}).get("peak_bytes")
+        print(
+            f"| {name} | {row['published']['seconds_of_all_steps']:.1f} | {row['crow']['seconds']:.1f} "
+            f"| {row['crow_kept']['seconds']:.1f} | {row['ratio']:.1f} | {row['crow_gap']:.1e} "
+            f"| {row['crow_bfloat16_gap']:.1e} | {'' if peak is None else f'{peak / 2**30:.1f}'} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
