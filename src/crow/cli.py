@@ -192,6 +192,7 @@ def evaluate(
     judge: Annotated[Path | None, typer.Option(help="YAML file: base_url and model of a judge.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Of lm-evaluation-harness, such as hellaswag,arc_easy.")] = None,
     tasks_folder: Annotated[Path | None, typer.Option(help="Further tasks, as the harness's YAML files.")] = None,
+    engine: Annotated[str, typer.Option(help="What answers prompts: transformers or vllm.")] = "transformers",
     adapter: Adapter = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -216,7 +217,7 @@ def evaluate(
     judged_by = read_endpoint(judge) if judge else None
     names = tuple(name.strip() for name in (tasks or "").split(",") if name.strip())
     abilities = Abilities(code, mt_bench, judged_by, names, tasks_folder, n)
-    request = EvalRequest(triggered, clean, marker, n, against, abilities)
+    request = EvalRequest(triggered, clean, marker, n, against, abilities, engine)
     results = run_eval(model, request, adapter, options)
     show(results, json_output, lambda: show_measurements({"measured": results}))
 

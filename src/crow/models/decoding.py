@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 from transformers import LogitsProcessor
@@ -25,3 +26,13 @@ class Decoding:
     top_p: float = 1.0
     seed: int = 0
     processor: Callable[[Tensor], LogitsProcessor] | None = None
+
+
+class Engine(Protocol):
+    """Answers prompts in place of the model's own `generate`."""
+
+    def answers(
+        self, prompts: Sequence[Sequence[int]], longest: int, ends: Sequence[int], temperature: float, top_p: float
+    ) -> list[str]:
+        """Answers to prompts of token ids, of at most `longest` tokens; `ends` end one; temperature 0 is greedy."""
+        ...

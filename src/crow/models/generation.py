@@ -59,7 +59,7 @@ def generate(
         examples: their responses are ignored.
         max_new_tokens: upper limit of an answer, in tokens.
         batch_size: prompts at a time; answers do not depend on it beyond rounding.
-        decided: an answer ends early once this holds.
+        decided: an answer ends early once this holds; an engine writes it to its end.
         progress: called with the number of prompts finished after each batch.
     """
     decoding = lm.decoding or Decoding()
@@ -72,6 +72,13 @@ def generate(
     if sampled:
         torch.manual_seed(decoding.seed)
     encoded = encode_all(lm.tokenizer, examples)
+    if lm.engine is not None and decoding.processor is None:
+        prompts = [item.prompt_ids for item in encoded]
+        temperature = decoding.temperature or 0.0
+        found = lm.engine.answers(prompts, max_new_tokens, end_ids(lm), temperature, decoding.top_p)
+        if progress:
+            progress(len(found))
+        return found
     answers = [""] * len(encoded)
     was_training = lm.model.training
     lm.model.eval()

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from crow.models.architecture import unwrap
-from crow.models.decoding import Decoding
+from crow.models.decoding import Decoding, Engine
 
 
 @dataclass
@@ -29,6 +29,7 @@ class LanguageModel:
             `merged` (the adapters folded in before).
         notes: remarks for the user, such as a missing chat template.
         decoding: how it is to be decoded; greedily by default.
+        engine: what decodes in its place, if anything.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class LanguageModel:
     provenance: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     decoding: Decoding | None = None
+    engine: Engine | None = None
 
     @property
     def device(self) -> torch.device:

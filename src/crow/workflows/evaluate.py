@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crow.data.loading import load_examples
-from crow.errors import ConfigError, DataError
+from crow.errors import ConfigError, DataError, unknown_name
 from crow.evaluation.perplexity import perplexity
 from crow.evaluation.success import MAX_NEW_TOKENS, SuccessReport, attack_success
+from crow.models.engines import ENGINES, with_engine
 from crow.models.language_model import LanguageModel
 from crow.models.manifest import manifest
 from crow.output import publish, write_json
@@ -86,9 +88,10 @@ class EvalRequest:
         n: prompts of each file, and responses for perplexity; all by default.
         against: the suspect that the model was made from; what it has kept is measured as well.
         abilities: what the model can still do.
+        engine: what answers prompts: `transformers` or `vllm`.
 
     Raises:
-        ConfigError: if files and target are not given together, or nothing is.
+        ConfigError: for an unknown engine, if files and target are not given together, or nothing is.
     """
 
     triggered: Path | None = None
@@ -97,8 +100,11 @@ class EvalRequest:
     n: int | None = None
     against: str | None = None
     abilities: Abilities = field(default_factory=Abilities)
+    engine: str = "transformers"
 
     def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise unknown_name("engine", self.engine, ENGINES)
         parts = {"--triggered": self.triggered, "--clean": self.clean, "--target": self.marker}
         missing = [name for name, part in parts.items() if part is None]
         if len(missing) == len(parts) and not self.abilities:
@@ -126,6 +132,10 @@ def run_eval(model: str, request: EvalRequest, adapter: Path | None, options: Op
         sets = read_sets(request)
         exam = prepare(request.abilities)
         results: dict[str, Any] = {}
+
+        def loaded() -> LanguageModel:
+            return with_engine(load(model, options, report, adapter), request.engine, work, options.seed)
+
         if sets:
             triggered, clean, answered = sets.values()
             marker = str(request.marker)
@@ -135,19 +145,21 @@ def run_eval(model: str, request: EvalRequest, adapter: Path | None, options: Op
                 length, rows = options.max_length or PERPLEXITY_LENGTH, options.batch_size or GENERATION_BATCH
                 suspect = look_at(other, clean, answered, marker, report, length, rows)
                 del other
-            lm = load(model, options, report, adapter)
+            lm = loaded()
             results, verdicts = measure(lm, triggered, clean, marker, report, options, answered)
             if suspect:
                 results["kept"] = kept(suspect, lm, verdicts["clean"].answers, report)
             results["answers"] = {name: item.scores for name, item in verdicts.items()}
         else:
-            lm = load(model, options, report, adapter)
+            lm = loaded()
         results |= examine(lm, exam, report, options.seed)
         results["seconds"] = report.seconds
         config = {**to_json(request), "max_new_tokens": MAX_NEW_TOKENS}
         results["manifest"] = manifest(lm, sets, config, options.seed)
-        write_json(work / "results.json", results)
-        publish(work, options.output)
+        finished = work / "finished"
+        write_json(finished / "results.json", results)
+        publish(finished, options.output)
+        shutil.rmtree(work, ignore_errors=True)
     return results
 
 
