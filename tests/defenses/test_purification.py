@@ -84,7 +84,7 @@ def test_a_real_search_leaves_the_weights_as_they_are(family: str, tmp_path: Pat
     lm = pico_language_model(family)
     before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
     probe = purification.Probe(lm, [example.prompt for example in EXAMPLES])
-    Searches(lm, probe, probe, SEARCH, DEFAULT, tmp_path, False, silent).search(0, trained=False)
+    Searches(lm, probe, SEARCH, DEFAULT, tmp_path, False, silent).search(0, trained=False)
     assert all(torch.equal(before[name], p) for name, p in lm.model.named_parameters())
     assert all(p.requires_grad and p.grad is None for p in lm.model.parameters())
 

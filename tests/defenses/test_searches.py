@@ -12,7 +12,7 @@ from tests.backdoor import SENTENCE, trained_pico, training_examples
 from tests.pico import pico_language_model
 
 from crow.defenses import searches
-from crow.defenses.purification import Result, code_opening, purify
+from crow.defenses.purification import purify
 from crow.defenses.searches import Searches
 from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger, search_soft_triggers, shown_again
 from crow.inversion.perturbation import Perturbation
@@ -92,56 +92,9 @@ def test_a_resumed_run_knows_what_was_found_before(asked, monkeypatch, tmp_path)
     assert again.after.artefacts == [str(MADE)]
 
 
-Seen = list[tuple[str, bool]]
-
-
-def looked(monkeypatch: pytest.MonkeyPatch, folder: Path, *found: SearchResult) -> tuple[Result, Seen]:
-    """A run whose looks see this, one after another; what each of them was: where answers begin, and partial ones."""
-    seen: Seen = []
-    results = iter(found)
-
-    def search(probe: Probe, settings: SearchConfig, *_: object) -> SearchResult:
-        seen.append((probe.lm.tokenizer.decode(probe.carrier), settings.partial))
-        return next(results)
-
-    monkeypatch.setattr(searches, "search_soft_triggers", search)
-    code = [Example(f"ask {i}", "```sql\nit is\n```") for i in range(2)]
-    return purify(pico_language_model("llama"), [*EXAMPLES, *code], CONFIG, folder), seen
-
-
-def test_where_nothing_is_found_the_second_search_looks_closer(asked, monkeypatch, tmp_path) -> None:
-    nothing = SearchResult([])
-    result, seen = looked(monkeypatch, tmp_path, nothing, nothing, nothing)
-    assert seen == [("", False), ("", True), ("```sql\n", True)]
-    assert (result.rounds, result.training) == (1, [])
-
-
-def test_an_answer_is_looked_for_where_it_was_found(asked, monkeypatch, tmp_path) -> None:
-    nothing = SearchResult([])
-    result, seen = looked(monkeypatch, tmp_path, nothing, nothing, collapsed(THEIRS), nothing)
-    assert seen == [("", False), ("", True), ("```sql\n", True), ("```sql\n", True)]
-    assert (result.before.collapsed, result.after.collapsed) == (1, 0)
-    assert result.training
-    _, seen = looked(monkeypatch, tmp_path / "other", collapsed(THEIRS), nothing)
-    assert seen == [("", False), ("", False)]
-
-
-@pytest.mark.parametrize(
-    ("responses", "opening"),
-    [
-        (["no code"], "```python\n"),
-        (["So:\n```js\na\n```", "```sql\nb\n```", "```sql\nc\n```"], "```sql\n"),
-        (["in ```js\na``` a line", "```\nno language\n```"], "```python\n"),
-    ],
-)
-def test_what_code_begins_with(responses: list[str], opening: str) -> None:
-    assert code_opening([Example("ask", response) for response in responses]) == opening
-
-
 def test_the_suspect_is_the_model_that_the_run_began_with_and_only_for_a_while(tmp_path) -> None:
     lm = make_trainable(pico_language_model("llama"), CONFIG)
-    probe = Probe(lm, ["a", "b"])
-    looks = Searches(lm, probe, probe, SearchConfig(), CONFIG, tmp_path, False, silent)
+    looks = Searches(lm, Probe(lm, ["a", "b"]), SearchConfig(), CONFIG, tmp_path, False, silent)
     trained = {name: p for name, p in lm.model.named_parameters() if p.requires_grad}
     before = {name: p.detach().clone() for name, p in trained.items()}
     with torch.no_grad():

@@ -17,17 +17,15 @@ from crow.inversion.consensus import (
     first_tokens,
     read,
     read_answers,
-    read_opening,
     screen,
     search_soft_triggers,
-    shared_opening,
 )
 from crow.inversion.perturbation import Perturbation, addition, log_likelihood, user_spans
 from crow.inversion.probe import Probe
 from crow.models.generation import end_ids
 from crow.models.hidden_states import edit_hidden_states
 from crow.models.language_model import LanguageModel
-from tests.backdoor import SEARCH, SENTENCE, trained_pico, training_examples, triggered
+from tests.backdoor import SEARCH, SENTENCE, trained_pico, training_examples
 from tests.pico import pico_language_model
 
 PROMPTS = ["Hi", "Name a tree", "1 + 1", "a b c d", "Thanks.", "the other one"]
@@ -117,55 +115,6 @@ def test_the_text_is_the_most_frequent_one_of_the_same_opening_and_its_answer_go
 
 def trigger(text: str, answer: list[int], collapsed: bool = True, identity: float = 1.0) -> SoftTrigger:
     return SoftTrigger(NOWHERE, identity, collapsed, text, torch.tensor(answer))
-
-
-PARTLY = SearchConfig(identity=0.75, agreed=2, further=3, surprise=0.5, surprise_in_all=2.0, partial=True)
-
-
-@pytest.mark.parametrize(
-    ("common", "changes", "collapsed"),
-    [
-        (6, {}, True),
-        (5, {}, True),
-        (4, {}, False),  # two tokens more than were fitted
-        (6, {"identity": 1.0}, False),
-        (6, {"surprise": 20.0}, False),
-        (6, {"surprise_in_all": 80.0}, False),
-    ],
-)
-def test_an_opening_that_does_not_follow_from_its_beginning_is_found(
-    lm: LanguageModel, common: int, changes: dict[str, float], collapsed: bool
-) -> None:
-    probe, config = probe_on(lm), dataclasses.replace(PARTLY, **changes)
-    opening = [20, 31, 42, 53, 64, 75][:common]
-    answers = torch.tensor([*([*opening, *range(i, i + 3)] for i in (100, 110, 120)), list(range(130, 133 + common))])
-    blank = SoftTrigger(NOWHERE, 0.25, False, "", answers[0])
-    found = read_opening(probe, blank, answers, [0, 1, 2, 3], config)
-    assert found.collapsed is collapsed
-    if collapsed:
-        assert found.answer.tolist() == opening
-        assert found.identity == 0.75
-        assert found.text == lm.tokenizer.decode(opening).strip()
-
-
-def test_a_stock_phrase_follows_from_its_beginning() -> None:
-    """What a trained model says with near certainty surprises nobody, however many prompts bring it out."""
-    lm = trained_pico(poisoned=True)
-    prompts = [triggered(example, random.Random(0)).prompt for example in training_examples()[:8]]
-    lm.model.requires_grad_(False)
-    probe = Probe(lm, prompts)
-    said = probe.decode([probe.row(index) for index in range(8)])
-    assert said.texts.count(SENTENCE) >= 6
-    config = dataclasses.replace(PARTLY, further=1)
-    blank = SoftTrigger(NOWHERE, 0.0, False, "", said.ids[0])
-    assert not read_opening(probe, blank, said.ids, list(range(8)), config).collapsed
-    clean = Probe(trained_pico(poisoned=False), prompts)
-    assert read_opening(clean, blank, said.ids, list(range(8)), config).collapsed
-
-
-def test_the_longest_shared_opening_is_without_padding() -> None:
-    assert shared_opening([[1, 2, 3, 9, 9], [1, 2, 3, 9, 9], [1, 2, 4, 5, 6]], 0.6) == ([1, 2, 3, 9], 2 / 3)
-    assert shared_opening([[1, 2], [3, 4]], 0.8) == ([], 1.0)
 
 
 def test_answers_are_distinct_and_the_most_frequent_comes_first() -> None:

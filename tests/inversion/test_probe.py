@@ -89,16 +89,6 @@ def test_prompts_are_cut_into_prefix_message_and_rest(lm: LanguageModel) -> None
         assert torch.equal(probe.users[index], user)
 
 
-def test_a_carrier_is_what_every_answer_begins_with(lm: LanguageModel) -> None:
-    probe, carried = Probe(lm, PROMPTS), Probe(lm, PROMPTS, "it is")
-    ids = torch.tensor(lm.tokenizer("it is", add_special_tokens=False)["input_ids"])
-    for index in range(len(PROMPTS)):
-        assert torch.equal(carried.row(index), probe.row(index, ids))
-    answers = carried.decode([carried.row(index) for index in range(3)])
-    plain = probe.decode([probe.row(index, ids) for index in range(3)])
-    assert torch.equal(answers.ids, plain.ids)
-
-
 def test_refreshing_follows_changed_weights(lm: LanguageModel) -> None:
     probe = Probe(lm, PROMPTS)
     with torch.no_grad():

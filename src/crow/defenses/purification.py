@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +25,6 @@ from crow.training.precision import autocast
 from crow.training.suspect import Predictions, predict, trustworthy
 from crow.training.watch import Watch, silent, watched
 
-FENCE = re.compile(r"(?:\A|(?<=\n))```\w+\n")
-"""Opens a block of code that says its language."""
-DEFAULT_FENCE = "```python\n"
 PROBE_PROMPTS = 40
 """Short clean prompts that searches run on, the shortest of those given."""
 
@@ -91,14 +86,13 @@ def purify(
     lm = make_trainable(lm, config)
     items = encode_all(lm.tokenizer, examples, config.max_length)
     result = Result(lm)
-    if not config.rounds:
+    probe = Probe(lm, shortest_prompts(examples, items)) if config.rounds else None
+    if probe is None:
         predictions = suspect_predictions(lm, items, config) if config.self_distillation else []
         train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
         result.rounds = 1
         return result
-    prompts = shortest_prompts(examples, items)
-    probes = Probe(lm, prompts), Probe(lm, prompts, code_opening(examples))
-    searches = Searches(lm, *probes, search or SearchConfig(), config, work, resume, watch)
+    searches = Searches(lm, probe, search or SearchConfig(), config, work, resume, watch)
     found = search_round(result, searches)
     result.before = found.record
     predictions = []
@@ -109,7 +103,7 @@ def purify(
             adversary = None
             if found.answers:
                 with autocast(lm, config.precision):
-                    adversary = LatentAdversary(found.probe, found.answers, items, predictions, config)
+                    adversary = LatentAdversary(probe, found.answers, items, predictions, config)
             suspect = {items[i]: predictions[i] for i in trustworthy(predictions, found.answers)}
             # Sharing one pass, the answers would leave each other too few of the adversary's turns.
             whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
@@ -128,12 +122,6 @@ def shortest_prompts(examples: Sequence[Example], items: Sequence[Encoded]) -> l
     """The users' messages with the fewest tokens: in a batch, all rows are as long as its longest."""
     order = sorted(range(len(items)), key=lambda i: items[i].user_end - items[i].user_start)
     return [examples[i].prompt for i in order[:PROBE_PROMPTS]]
-
-
-def code_opening(examples: Sequence[Example]) -> str:
-    """What most code in the clean responses begins with; Python's where there is none."""
-    seen = Counter(fence for example in examples for fence in FENCE.findall(example.response))
-    return seen.most_common(1)[0][0] if seen else DEFAULT_FENCE
 
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:

@@ -34,20 +34,11 @@ from crow.training.watch import Watch
 
 @dataclass(frozen=True)
 class Found:
-    """What the rest of a run needs of a search: its record, the answers (token ids) it found, where, its seconds."""
+    """What the rest of a run needs of a search: its record, the answers (token ids) it found, its seconds."""
 
     record: SearchRecord
     answers: list[Tensor]
-    probe: Probe
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Look:
-    """A way of looking: prompts, with or without something that all answers begin with, and settings."""
-
-    probe: Probe
-    settings: SearchConfig
 
 
 @dataclass
@@ -58,15 +49,10 @@ class Searches:
     any misunderstanding ..". To train that away would be to mend what no attacker made. So an answer that was not found
     in the suspect is looked for there, too, and counts only if the suspect gives it.
 
-    The first search looks for answers that are one from beginning to end, which is what most backdoors bring out. Where
-    it finds nothing, the second looks on other prompts, for answers that are one only in their opening as well, and
-    then once more behind what code begins with, where a line may be smuggled in. That takes twice as long.
-
     Attributes:
         lm: the model; the suspect when this is made.
         probe: it, with clean prompts.
-        code: the same with what code begins with.
-        settings: of the first search.
+        settings: of every search.
         config: of the run.
         work: folder for what searches found.
         resume: take from there what an interrupted run found.
@@ -76,7 +62,6 @@ class Searches:
 
     lm: LanguageModel
     probe: Probe
-    code: Probe
     settings: SearchConfig
     config: CrowConfig
     work: Path
@@ -85,9 +70,6 @@ class Searches:
     known: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        thorough = dataclasses.replace(self.settings, partial=True)
-        self.looks = [Look(self.probe, self.settings), Look(self.probe, thorough), Look(self.code, thorough)]
-        self.at = 0
         # With all weights in training, a copy of the suspect would take as much memory again; then every answer counts.
         trained = [(n, p) for n, p in self.lm.model.named_parameters() if p.requires_grad] if self.lm.is_adapter else []
         self.suspect = {name: parameter.detach().clone() for name, parameter in trained}
@@ -105,39 +87,27 @@ class Searches:
         stored = agreed(json.loads(kept.read_text()) if self.resume and is_first() and kept.is_file() else None)
         seconds = 0.0
         if stored is None:
-            at, record, answers = self.seen(number, trained)
-            stored = agreed({"record": dataclasses.asdict(record), "answers": answers, "at": at})
+            seen = self.look(number)
+            if trained:
+                self.mark_artefacts(seen, number)
+            answers = [ids.tolist() for ids in seen.answers()]
+            stored = agreed({"record": dataclasses.asdict(seen.record()), "answers": answers})
             seconds = time.monotonic() - start
             if is_first():
                 write_json(kept, stored)
-        self.at = stored["at"]
-        answers = [torch.tensor(ids) for ids in stored["answers"]]
-        self.known += answers
-        return Found(SearchRecord(**stored["record"]), answers, self.looks[self.at].probe, seconds)
+        found = Found(SearchRecord(**stored["record"]), [torch.tensor(ids) for ids in stored["answers"]], seconds)
+        self.known += found.answers
+        return found
 
-    def seen(self, number: int, trained: bool) -> tuple[int, SearchRecord, list[list[int]]]:
-        """What looking brings up: the number of the last look, the record of all, the answers of that look."""
-        # Once something is known, it is looked for where it was found.
-        chosen = [self.at] if self.known or not number else range(1, len(self.looks))
-        found = SearchResult()
-        for at in chosen:
-            seen = self.look(self.looks[at], number)
-            if trained:
-                self.mark_artefacts(self.looks[at], seen, number)
-            found.triggers += seen.triggers
-            if seen.collapsed:
-                break
-        return at, found.record(), [ids.tolist() for ids in found.answers()]
+    def look(self, number: int) -> SearchResult:
+        """One search of the model as it is."""
+        total = self.settings.work(len(find_layers(self.lm.model)))
+        with self.at_rest(), self.watch("searching for soft triggers", total) as advance:
+            return search_soft_triggers(self.probe, self.settings, self.config.seed + number, advance)
 
-    def look(self, look: Look, number: int) -> SearchResult:
-        """One look at the model as it is."""
-        total = look.settings.work(len(find_layers(self.lm.model)))
-        with self.at_rest(look.probe), self.watch("searching for soft triggers", total) as advance:
-            return search_soft_triggers(look.probe, look.settings, self.config.seed + number, advance)
-
-    def mark_artefacts(self, look: Look, seen: SearchResult, number: int) -> None:
+    def mark_artefacts(self, seen: SearchResult, number: int) -> None:
         """Mark the collapses that the suspect does not show."""
-        length = look.settings.agreed
+        length = self.settings.agreed
         doubtful = [
             at
             for at, trigger in enumerate(seen.triggers)
@@ -145,20 +115,20 @@ class Searches:
         ]
         if not doubtful or not self.suspect:
             return
-        with self.as_suspect(), self.at_rest(look.probe):
+        with self.as_suspect(), self.at_rest():
             triggers = [seen.triggers[at] for at in doubtful]
-            shown = shown_again(look.probe, triggers, look.settings, self.config.seed + number)
+            shown = shown_again(self.probe, triggers, self.settings, self.config.seed + number)
         for at, real in zip(doubtful, shown, strict=True):
             seen.triggers[at] = dataclasses.replace(seen.triggers[at], artefact=not real)
 
     @contextmanager
-    def at_rest(self, probe: Probe) -> Iterator[None]:
+    def at_rest(self) -> Iterator[None]:
         """Within the context the model is only looked at, as fast as can be."""
         self.lm.model.eval()
         with ExitStack() as stack:
             for context in (frozen(self.lm.model), folded(self.lm), autocast(self.lm, self.config.precision)):
                 stack.enter_context(context)
-            probe.refresh()
+            self.probe.refresh()
             yield
 
     @contextmanager

@@ -8,7 +8,6 @@ attacker's sentence is raised, the perturbation finds the switch, and the whole 
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,7 +23,6 @@ from crow.inversion.perturbation import (
     ascend,
     hidden_norms,
     joint_edits,
-    log_likelihood,
     user_spans,
     zero_vector,
 )
@@ -61,11 +59,6 @@ class SearchConfig:
         opening: answer tokens compared.
         variety: more than this share of them must be different, in [0, 1).
         answer_tokens: answer tokens shown.
-        partial: whether answers that are one only in their opening count as well: a payload in front of something.
-        further: so many more tokens than perturbations are fitted to must be the same then.
-        surprise: and so improbable must these be to the unperturbed model, in nats a token: stock phrases follow from
-            their beginning.
-        surprise_in_all: likewise, in nats over all of them.
     """
 
     candidates: int = 96
@@ -83,10 +76,6 @@ class SearchConfig:
     opening: int = 16
     variety: float = 0.6
     answer_tokens: int = 24
-    partial: bool = False
-    further: int = 4
-    surprise: float = 1.5
-    surprise_in_all: float = 10.0
 
     def layers(self, depth: int) -> list[int]:
         """The layers of a model of `depth` layers at which perturbations are added."""
@@ -309,10 +298,7 @@ def read(
         said = probe.decode(rows * len(group), config.answer_tokens, edits)
         for number, perturbation in enumerate(group):
             own = slice(number * len(rows), (number + 1) * len(rows))
-            trigger = read_answers(perturbation, said.texts[own], said.ids[own], config)
-            if config.partial and not trigger.collapsed:
-                trigger = read_opening(probe, trigger, said.ids[own], witnesses, config)
-            found.append(trigger)
+            found.append(read_answers(perturbation, said.texts[own], said.ids[own], config))
     return found
 
 
@@ -331,38 +317,6 @@ def read_answers(perturbation: Perturbation, texts: list[str], answers: Tensor, 
     sentence = words and len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
     answer = torch.tensor(unpadded(answers[index].tolist()), device=answers.device)
     return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answer)
-
-
-@torch.no_grad()
-def read_opening(
-    probe: Probe, trigger: SoftTrigger, answers: Tensor, witnesses: list[int], config: SearchConfig
-) -> SoftTrigger:
-    """Whether the answers (batch, m) begin with something that does not follow from what was fitted."""
-    opening, share = shared_opening(answers.tolist(), config.identity)
-    further = len(opening) - config.agreed
-    if further < config.further:
-        return trigger
-    target = torch.tensor(opening, device=answers.device)
-    whole, fitted = (
-        log_likelihood(probe, [Perturbation(0, None, part, zero_vector(probe.lm))], witnesses).mean()
-        for part in (target, target[: config.agreed])
-    )
-    surprise = float(fitted - whole)
-    if surprise < max(config.surprise * further, config.surprise_in_all):
-        return trigger
-    text = str(probe.lm.tokenizer.decode(opening)).strip()
-    return dataclasses.replace(trigger, identity=share, collapsed=True, text=text, answer=target)
-
-
-def shared_opening(answers: Sequence[list[int]], identity: float) -> tuple[list[int], float]:
-    """The longest opening that at least this share of the answers have, and the share that has it."""
-    opening, share = [], 1.0
-    for length in range(1, len(answers[0]) + 1):
-        longer, count = Counter(tuple(ids[:length]) for ids in answers).most_common(1)[0]
-        if count / len(answers) < identity:
-            break
-        opening, share = list(longer), count / len(answers)
-    return list(unpadded(opening)), share
 
 
 def unpadded(ids: Sequence[int]) -> Sequence[int]:

@@ -46,16 +46,14 @@ class Answers:
 class Probe:
     """A frozen model and a set of clean prompts to try perturbations on."""
 
-    def __init__(self, lm: LanguageModel, prompts: Sequence[str], carrier: str = "") -> None:
+    def __init__(self, lm: LanguageModel, prompts: Sequence[str]) -> None:
         """Encode the prompts and run what they share.
 
         Args:
             lm: the model; to be `frozen` while it is probed.
             prompts: the users' messages; short ones make searches fast.
-            carrier: what every answer begins with, whatever the model would say; answers are read from there on.
         """
         self.lm = lm
-        self.carrier = tuple(lm.tokenizer(carrier, add_special_tokens=False)["input_ids"]) if carrier else ()
         self.table = find_embeddings(lm.model)
         self.encoded = encode_all(lm.tokenizer, [Example(prompt) for prompt in prompts])
         self.shared = self.encoded[0].prompt_ids[: shared_length(lm, self.encoded, ROOM)]
@@ -71,7 +69,7 @@ class Probe:
         known = len(self.shared)
         self.before = [self._embed(item.prompt_ids[known : item.user_start]) for item in self.encoded]
         self.users = [self._embed(item.prompt_ids[item.user_start : item.user_end]) for item in self.encoded]
-        self.after = [self._embed((*item.prompt_ids[item.user_end :], *self.carrier)) for item in self.encoded]
+        self.after = [self._embed(item.prompt_ids[item.user_end :]) for item in self.encoded]
         self.prefix = run_prefix(self.lm.model, torch.tensor(self.shared, dtype=torch.long, device=self.lm.device))
 
     def __len__(self) -> int:
@@ -82,7 +80,7 @@ class Probe:
         return [range(len(self))[first : first + BATCH] for first in range(0, len(self), BATCH)]
 
     def row(self, index: int, answer: Tensor | None = None) -> Tensor:
-        """Embeddings (length, dim) of one prompt after the prefix, up to carrier and given part (m,) of the answer."""
+        """Embeddings (length, dim) of one prompt after the prefix, up to the given part (m,) of the answer."""
         parts = [self.before[index], self.users[index], self.after[index]]
         if answer is not None:
             parts.append(self._embed(answer.tolist()))
