@@ -1,3 +1,5 @@
+# pyright: reportIndexIssue=false
+# Launching a kernel looks like indexing a function.
 """The cosine of two hidden states at each token as Triton kernels: each state is read once, in its own type.
 
 Needs Triton, which PyTorch brings along for GPUs. The equations are those of `crow.core.cosine`.
