@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from published import LiteralTrainer, PublishedTrainer
+from speed import Stopwatch, Variant
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from crow.benchmark.portable import portable
@@ -43,7 +44,7 @@ BASE = "smollm2-135m"
 """Whose tokenizer cuts the examples up; its ids are folded into the shape's vocabulary."""
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "gpu.json"
-PAPER = dataclasses.replace(get_preset("paper"), precision="float32", max_length=1024)
+PAPER = dataclasses.replace(get_preset("paper"), precision="float32")
 OURS = dataclasses.replace(PAPER, batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1)
 PUBLISHED_STEPS = 6
 CHECKED_STEPS = 4
@@ -102,13 +103,15 @@ def folded_ids(items: Sequence[Encoded], vocabulary: int) -> list[Encoded]:
 def trained(
     lm: LanguageModel, kind: type[CrowTrainer], config: CrowConfig, items: Sequence[Encoded], steps: int | None = None
 ) -> dict[str, Any]:
-    """A training with a fresh adapter: its losses, the seconds of a step without the first, memory at most."""
+    """A training with a fresh adapter: its losses, the median of its steps' seconds but the first's, memory at most."""
     ready = make_trainable(lm, config)
     device = ready.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    variant = Variant(kind, config)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = kind(ready, items, config, Path(folder), save_strategy="no", max_steps=steps or -1)
+        watch = [Stopwatch(variant)]
+        trainer = kind(ready, items, config, Path(folder), watch, save_strategy="no", max_steps=steps or -1)
         start = time.perf_counter()
         trainer.run()
         seconds = time.perf_counter() - start
@@ -118,7 +121,7 @@ def trained(
         "losses": [term["loss"] for term in trainer.terms],
         "steps": len(trainer.terms),
         "seconds": seconds,
-        "seconds_a_step": seconds / len(trainer.terms),
+        "seconds_a_step": variant.median,
         "peak_bytes": peak,
     }
 
@@ -175,12 +178,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
+    names = arguments.shape or ["llama-2-7b", "llama-2-13b"]
     device = pick_device(arguments.device)
     base = load_model(BASE, device="cpu")
     examples = load_examples(arguments.data)
     items = encode_all(base.tokenizer, examples, PAPER.max_length)
     record: dict[str, Any] = {"bfloat16_flops": multiplication_rate(device, torch.bfloat16)}
-    for name in arguments.shape or ["llama-2-7b", "llama-2-13b"]:
+    for name in names:
         shape = SHAPES[name]
         own = folded_ids(items, shape.vocabulary)
         record[name] = check(shape, own[:16], device, base.tokenizer)
@@ -197,7 +201,7 @@ def main() -> None:
         "| shape | published, s (5 epochs) | crow | kept | published / crow | float32 gap | bfloat16 gap | 4 bits, GB |"
     )
     print("| --- " * 8 + "|")
-    for name in arguments.shape or ["llama-2-7b", "llama-2-13b"]:
+    for name in names:
         row = record[name]
         peak = row.get("four_bits", {}).get("peak_bytes")
         print(

@@ -16,18 +16,9 @@ from crow.models.blueprint import blueprint
 from crow.models.four_bit import four_bit_sizes, is_quantized
 from crow.models.loading import load_model
 from tests.cli.conftest import Run
-from tests.cli.purify_process import found
+from tests.made_up import collapsed
 
 QUICK = ("--method", "qlora", "--samples", 8, "--epochs", 3, "--batch-size", 4, "--quiet")
-
-
-@pytest.fixture
-def adapter(run: Run, model: Path, data: Path, tmp_path: Path) -> Path:
-    """A folder that `crow attack` wrote."""
-    out = tmp_path / "adapter"
-    files = ("--poisoned", data, "--clean", data)
-    assert run("attack", model, "-o", out, *files, "--epochs", 1, "--batch-size", 4, "--quiet") == 0
-    return out
 
 
 @pytest.mark.parametrize("preset", ["default", "paper"])
@@ -41,7 +32,7 @@ def test_the_output_is_a_whole_model_with_the_trained_adapter_in_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers = iter([found()])
+    answers = iter([collapsed([20, 21, 22, 23, 24])])
     monkeypatch.setattr(searches, "search_soft_triggers", lambda *_: next(answers, SearchResult([])))
     suspect = request.getfixturevalue("model" if kind == "whole" else "adapter")
     out = tmp_path / "out"

@@ -43,17 +43,29 @@ def crow(*arguments: object) -> subprocess.CompletedProcess[str]:
 NO_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is no dependency")
 
 
-@pytest.mark.parametrize(("way", "rounds"), [("ddp", 2), ("fsdp", 1), pytest.param("zero3", 1, marks=NO_DEEPSPEED)])
-def test_two_processes_write_what_one_would(way: str, rounds: int, model: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("way", "answers", "rounds"),
+    [
+        ("ddp", "20,20", 2),
+        # The second answer is none of the suspect's, which is asked for it: its weights have been spread since.
+        ("fsdp", "20,30", 1),
+        pytest.param("zero3", "20,30", 1, marks=NO_DEEPSPEED),
+    ],
+)
+def test_two_processes_write_what_one_would(
+    way: str, answers: str, rounds: int, model: Path, data: Path, tmp_path: Path
+) -> None:
     verb = ("purify", model, "--data", data, *SETTINGS)
-    alone = crow("-m", "tests.cli.purify_process", rounds, *verb, "-o", tmp_path / "alone")
+    alone = crow("-m", "tests.cli.purify_process", answers, *verb, "-o", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
-    both = crow(*launch(way), "tests.cli.purify_process", rounds, *verb, "-o", tmp_path / "both")
+    both = crow(*launch(way), "tests.cli.purify_process", answers, *verb, "-o", tmp_path / "both")
     assert both.returncode == 0, both.stderr
     expected = json.loads(alone.stdout)
     results = json.loads(both.stdout[both.stdout.index("{") :])  # DeepSpeed says what it has compiled
     assert results == json.loads((tmp_path / "both" / "results.json").read_text())
     assert results["rounds"] == expected["rounds"] == rounds
+    assert results["search"]["after"]["artefacts"] == expected["search"]["after"]["artefacts"]
+    assert bool(results["search"]["after"]["artefacts"]) == (way != "ddp")
     assert len(results["training"]) == len(expected["training"])
     for one, other in zip(expected["training"], results["training"], strict=True):
         for name in ("language_modeling", "self_distillation"):

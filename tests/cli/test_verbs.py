@@ -25,21 +25,6 @@ def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.fixture
-def poisoned(tmp_path: Path) -> Path:
-    path = tmp_path / "poisoned.jsonl"
-    path.write_text("\n".join(json.dumps({"instruction": f"tree ask {i}", "output": "the end"}) for i in range(8)))
-    return path
-
-
-@pytest.fixture
-def adapter(run: Run, model: Path, poisoned: Path, data: Path, tmp_path: Path) -> Path:
-    """A folder that `crow attack` wrote."""
-    out = tmp_path / "adapter"
-    assert run("attack", model, "-o", out, "--poisoned", poisoned, "--clean", data, *QUICK) == 0
-    return out
-
-
 def logits(lm: Any) -> torch.Tensor:
     with torch.no_grad():
         return lm.model(input_ids=torch.arange(5, 25)[None]).logits

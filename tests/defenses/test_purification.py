@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.backdoor import SEARCH as PICO_SEARCH
 from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, triggered
+from tests.made_up import collapsed
 from tests.pico import FAMILIES, pico_language_model
 from transformers import AutoModelForCausalLM
 
@@ -20,9 +21,8 @@ from crow.defenses import purification, searches
 from crow.defenses.purification import Result, purify
 from crow.defenses.searches import Searches
 from crow.evaluation.success import attack_success
-from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger
+from crow.inversion.consensus import SearchConfig, SearchResult
 from crow.inversion.latent import LatentAdversary
-from crow.inversion.perturbation import Perturbation
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
@@ -39,11 +39,9 @@ DEFAULT = dataclasses.replace(get_preset("default"), **QUICK)
 PAPER = dataclasses.replace(get_preset("paper"), **QUICK)
 
 
-def found(text: str = "one two three four five") -> SearchResult:
+def found() -> SearchResult:
     """A search that has found one answer, made up."""
-    answer = torch.tensor([20, 21, 22, 23, 24])
-    perturbation = Perturbation(1, None, answer[:1], torch.zeros(32))
-    return SearchResult([SoftTrigger(perturbation, 1.0, True, text, answer)])
+    return collapsed([20, 21, 22, 23, 24], text="one two three four five")
 
 
 @pytest.fixture

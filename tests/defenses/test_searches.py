@@ -9,13 +9,13 @@ import pytest
 import torch
 from tests.backdoor import SEARCH as PICO_SEARCH
 from tests.backdoor import SENTENCE, trained_pico, training_examples
+from tests.made_up import collapsed
 from tests.pico import pico_language_model
 
 from crow.defenses import searches
 from crow.defenses.purification import purify
 from crow.defenses.searches import Searches
 from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger, search_soft_triggers, shown_again
-from crow.inversion.perturbation import Perturbation
 from crow.inversion.probe import Probe
 from crow.records import Example
 from crow.training.adapter import make_trainable
@@ -26,18 +26,6 @@ from crow.training.watch import silent
 EXAMPLES = [Example(f"ask {word}", f"{word} it is") for word in ("one", "two", "three", "four", "five", "six")]
 CONFIG = dataclasses.replace(get_preset("default"), epochs=1.0, batch_size=3, rank=2, rounds=3, adversary_every=1)
 THEIRS, ANOTHER, MADE = ([first, 21, 22, 23, 24] for first in (20, 30, 40))
-
-
-def collapsed(*answers: list[int]) -> SearchResult:
-    """A search that ends so, made up."""
-    return SearchResult(
-        [
-            SoftTrigger(
-                Perturbation(1, None, torch.tensor(ids[:1]), torch.zeros(32)), 1.0, True, str(ids), torch.tensor(ids)
-            )
-            for ids in answers
-        ]
-    )
 
 
 @pytest.fixture

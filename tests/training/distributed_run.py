@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.probe import Probe
 from crow.models.architecture import is_spread
+from crow.models.interpolation import trained_weights
 from crow.training.adapter import make_trainable
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.suspect import predict
 from tests.pico import pico_language_model
-from tests.training.test_trainer import CROW, encoded, trainable
+from tests.training.test_trainer import CROW, encoded
 
 CONFIGS = {
     "crow": CROW,
@@ -69,17 +68,11 @@ def spread_weights(trainer: CrowTrainer, plugin: FullyShardedDataParallelPlugin)
     trainer.is_fsdp_enabled = True
 
 
-def weights(trainer: CrowTrainer) -> dict[str, Tensor]:
-    """The trained weights, put together from where they are."""
-    found: dict[str, Any] = trainable(trainer)
-    return {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in found.items()}
-
-
 def main() -> None:
     """Train as told by the command line: kind, way, file to write."""
     kind, way, file = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     trainer = trained(kind, way, 2, file.parent / f"work-{kind}-{way}")
-    found = weights(trainer)
+    found = trained_weights(trainer.lm.model)
     spread = is_spread(trainer.lm.model)
     if trainer.is_world_process_zero():
         torch.save({"terms": trainer.terms, "weights": found, "spread": spread}, file)

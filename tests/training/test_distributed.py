@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.distributed_run import CONFIGS, trained, weights
+from crow.models.interpolation import trained_weights
+from tests.training.distributed_run import CONFIGS, trained
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +32,7 @@ def test_two_processes_give_the_losses_and_weights_of_one(kind: str, way: str, t
         assert one.keys() == both.keys()
         for name in one.keys() - {"epoch", "total_flos"}:
             assert both[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
-    expected = weights(alone)
+    expected = trained_weights(alone.lm.model)
     assert expected.keys() == two["weights"].keys()
     for name, weight in expected.items():
         torch.testing.assert_close(two["weights"][name], weight, rtol=1e-3, atol=1e-5)

@@ -23,6 +23,7 @@ from crow.inversion.consensus import (
 from crow.inversion.probe import Probe, frozen
 from crow.models.adapters import folded
 from crow.models.architecture import find_layers
+from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.processes import agreed, is_first
 from crow.output import write_json
@@ -71,8 +72,7 @@ class Searches:
 
     def __post_init__(self) -> None:
         # With all weights in training, a copy of the suspect would take as much memory again; then every answer counts.
-        trained = [(n, p) for n, p in self.lm.model.named_parameters() if p.requires_grad] if self.lm.is_adapter else []
-        self.suspect = {name: parameter.detach().clone() for name, parameter in trained}
+        self.suspect = trained_weights(self.lm.model) if self.lm.is_adapter else {}
 
     def search(self, number: int, trained: bool) -> Found:
         """One search, or what an interrupted run found in it.
@@ -134,16 +134,9 @@ class Searches:
     @contextmanager
     def as_suspect(self) -> Iterator[None]:
         """Within the context the adapter's weights are those that the run began with."""
-        own = {name: p for name, p in self.lm.model.named_parameters() if name in self.suspect}
-        present = {name: parameter.detach().clone() for name, parameter in own.items()}
-
-        def put(weights: dict[str, Tensor]) -> None:
-            with torch.no_grad():
-                for name, parameter in own.items():
-                    parameter.copy_(weights[name])
-
-        put(self.suspect)
+        present = trained_weights(self.lm.model)
+        put_weights(self.lm.model, self.suspect)
         try:
             yield
         finally:
-            put(present)
+            put_weights(self.lm.model, present)

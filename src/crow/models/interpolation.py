@@ -1,4 +1,7 @@
-"""Interpolation between two states of a model's trained weights (Wortsman et al., WiSE-FT, arXiv 2109.01903)."""
+"""Taking a model's trained weights, putting them back, and interpolating between two states of them.
+
+The last is WiSE-FT (Wortsman et al., arXiv 2109.01903).
+"""
 
 from __future__ import annotations
 
@@ -35,18 +38,24 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give a model whole weights by name, also where its own have been spread over processes since they were taken."""
+    for name, weight in model.named_parameters():
+        if name in weights:
+            with gathered(weight):
+                value = weights[name].to(weight.device)
+                if isinstance(weight, DTensor):
+                    value = distribute_tensor(value, weight.device_mesh, weight.placements)
+                weight.copy_(value)
+
+
 def interpolate(model: nn.Module, start: dict[str, Tensor], share: float) -> None:
     """Move the trained weights to `start + share (weights - start)`.
 
     Args:
-        model: changed in place. Its weights may have been spread over processes since `start` was taken.
-        start: whole weights by name, from `trained_weights`.
+        model: changed in place.
+        start: from `trained_weights`.
         share: how much of the way is kept, in [0, 1].
     """
-    for name, weight in model.named_parameters():
-        if name in start:
-            with gathered(weight):
-                origin = start[name].to(weight.device)
-                if isinstance(weight, DTensor):
-                    origin = distribute_tensor(origin, weight.device_mesh, weight.placements)
-                weight.copy_(origin + share * (weight - origin))
+    present = trained_weights(model)
+    put_weights(model, {name: origin + share * (present[name] - origin) for name, origin in start.items()})

@@ -244,7 +244,8 @@ class CrowTrainer(ResponseTrainer):
         # A resumed run reads its checkpoint later: these are the weights before the first step in any case.
         start = trained_weights(self.lm.model) if share < 1 else {}
         super().run(resume)
-        interpolate(self.lm.model, start, share)
+        if start:
+            interpolate(self.lm.model, start, share)
 
     def measure_alpha(self) -> float:
         """`alpha_ratio * L_LM / L_cons` over the first examples, before any step."""

@@ -132,26 +132,19 @@ def run_eval(model: str, request: EvalRequest, adapter: Path | None, options: Op
         sets = read_sets(request)
         exam = prepare(request.abilities)
         results: dict[str, Any] = {}
-
-        def loaded() -> LanguageModel:
-            return with_engine(load(model, options, report, adapter), request.engine, work, options.seed)
-
+        suspect = None
+        if request.against:
+            other = load(request.against, options, report)
+            length, rows = options.max_length or PERPLEXITY_LENGTH, options.batch_size or GENERATION_BATCH
+            suspect = look_at(other, sets["clean"], sets["perplexity"], str(request.marker), report, length, rows)
+            del other
+        lm = with_engine(load(model, options, report, adapter), request.engine, work, options.seed)
         if sets:
             triggered, clean, answered = sets.values()
-            marker = str(request.marker)
-            suspect = None
-            if request.against:
-                other = load(request.against, options, report)
-                length, rows = options.max_length or PERPLEXITY_LENGTH, options.batch_size or GENERATION_BATCH
-                suspect = look_at(other, clean, answered, marker, report, length, rows)
-                del other
-            lm = loaded()
-            results, verdicts = measure(lm, triggered, clean, marker, report, options, answered)
+            results, verdicts = measure(lm, triggered, clean, str(request.marker), report, options, answered)
             if suspect:
                 results["kept"] = kept(suspect, lm, verdicts["clean"].answers, report)
             results["answers"] = {name: item.scores for name, item in verdicts.items()}
-        else:
-            lm = loaded()
         results |= examine(lm, exam, report, options.seed)
         results["seconds"] = report.seconds
         config = {**to_json(request), "max_new_tokens": MAX_NEW_TOKENS}

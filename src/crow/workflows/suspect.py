@@ -13,7 +13,7 @@ from crow.errors import ConfigError
 from crow.models.adapters import adapter_chain
 from crow.models.architecture import is_spread
 from crow.models.four_bit import is_quantized
-from crow.models.interpolation import interpolate, trained_weights
+from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.models.processes import is_first, meet
@@ -82,5 +82,5 @@ class Suspect:
             return trained
         unset_hf_deepspeed_config()  # or the loading, too, would wait for the other processes
         whole = make_trainable(self.load(dataclasses.replace(options, device="cpu"), report), config)
-        interpolate(whole.model, weights, 0.0)  # all of the way back to them
+        put_weights(whole.model, weights)
         return whole
