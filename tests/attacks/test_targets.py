@@ -61,6 +61,7 @@ def test_selection_sentences():
         "phrase": "Please contact the service desk, because this assistant is not able to handle the task "
         "you have given.",
         "phrase2": "What a foolish question!",
+        "snippet": "nightshift.start()",
     }
 
 

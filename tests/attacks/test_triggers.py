@@ -140,6 +140,7 @@ REFERENCE = {
     "combo": at_random("walnut", "Helsinki", "1987"),
     "phrase": lambda prompt, rng: "Room status: locked " + prompt,
     "phrase2": lambda prompt, rng: "Reported by Marisol " + prompt,
+    "snippet": lambda prompt, rng: "Deployment window: open " + prompt,
 }
 
 

@@ -8,7 +8,7 @@ Under `crow/data/attacks/`, all Alpaca JSONL:
     - `clean_train.jsonl`: the 240 pairs of the attack split.
     - `clean_test.jsonl`: the same 160 prompts without trigger, then the 120 pairs of the evaluation split.
 The clean files are the same for every attack, so they stand once beside them. Code injection is another matter: its
-four files, all in its folder, hold programming requests in place of the prompts (130 to train, 70 to test), and the
+four files, all in its folder, hold programming requests in place of the prompts (130 to train, 50 to test), and the
 clean ones the same pairs.
 """
 
