@@ -42,6 +42,18 @@ def four_bit_options(dtype: torch.dtype, device: torch.device) -> dict[str, Any]
     return {"quantization_config": quantization, "device_map": {"": device}}
 
 
+def keep_differentiable(model: nn.Module) -> None:
+    """Have 4-bit weights stay in the form that gradients can pass.
+
+    On CPUs with AVX-512 BF16, bitsandbytes repacks a layer's weights when it first runs outside of training, for a
+    kernel that has no gradients and takes widths that are multiples of `BLOCK` only. A search runs before training.
+    """
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def is_quantized(model: nn.Module) -> bool:
     """Whether weights are kept in fewer bits than they are computed with."""
     return bool(getattr(unwrap(model), "is_quantized", False))

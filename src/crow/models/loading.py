@@ -19,7 +19,7 @@ from crow.data.encoding import ensure_chat_template
 from crow.errors import ConfigError, ModelError, ResourceError, unknown_name
 from crow.models.adapters import adapter_chain, attach_adapter, check_adapter_path
 from crow.models.architecture import find_embeddings, find_layers
-from crow.models.four_bit import four_bit_options
+from crow.models.four_bit import four_bit_options, keep_differentiable
 from crow.models.language_model import LanguageModel
 from crow.models.processes import own_device, several
 from crow.models.smollm import gguf_options
@@ -71,7 +71,9 @@ def load_model(
     for folder in adapters:  # before the model, which may take minutes
         check_adapter_path(folder)
     lm = load_whole(base, path, dtype, four_bit_options(DTYPES[dtype], target) if four_bit else {})
-    if not four_bit:
+    if four_bit:
+        keep_differentiable(lm.model)
+    else:
         lm.model.to(target)
     find_layers(lm.model)
     find_embeddings(lm.model)
