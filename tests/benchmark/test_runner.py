@@ -148,21 +148,23 @@ def test_kill_minus_nine_at_ten_moments_loses_and_changes_nothing(tmp_path: Path
                 json.loads(path.read_text())
                 seen[path] = (path.read_bytes(), path.stat().st_mtime_ns)
 
-    for _ in range(10):
+    kills, longest = 0, 1.5
+    while kills < 10 or not status(grid)["finished"]:
         child = context.Process(target=run_in_child, args=(path, cache))
         child.start()
-        time.sleep(rng.uniform(0.2, 1.5))
+        time.sleep(rng.uniform(0.2, longest))
         child.kill()
         child.join()
         unchanged()
-    kills_left = status(grid)["left"]
+        kills += 1
+        # On a busy machine the first cell may take longer than any of the ten moments.
+        longest *= 1 if kills < 10 else 2
     child = context.Process(target=run_in_child, args=(path, cache))
     child.start()
     child.join()
     unchanged()
     assert child.exitcode == 0
     assert status(grid) == {"cells": 12, "finished": 12, "failed": 0, "left": 0}
-    assert kills_left < 12
     assert not list((cache / "suspects").glob("*.partial"))
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from filelock import FileLock
 from platformdirs import user_cache_path
@@ -16,12 +18,34 @@ from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.attacks.poisoning import Attack
 from crow.benchmark.attack_data import AttackData
 from crow.data.splits import bundled_split
+from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.models.manifest import hash_examples, manifest
 from crow.output import write_json
-from crow.records import dump_json
+from crow.records import Example, dump_json
+from crow.training.config import FinetuneConfig
+from crow.training.watch import Watch
 from crow.workflows.attack import contrastive_data
 from crow.workflows.common import Reporter
+
+
+class Implanter(Protocol):
+    """What plants a backdoor, as `implant_backdoor` does."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        lm: LanguageModel,
+        poisoned: Sequence[Example],
+        clean: Sequence[Example],
+        config: FinetuneConfig,
+        work: Path,
+        resume: bool,
+        watch: Watch,
+    ) -> tuple[LanguageModel, list[dict[str, Any]]]:
+        """The backdoored model and what was recorded of the steps."""
+        ...
 
 
 def suspects_folder() -> Path:
@@ -29,21 +53,42 @@ def suspects_folder() -> Path:
     return user_cache_path("crow") / "suspects"
 
 
-def content_hash(weights: object, attack: Attack, data: AttackData) -> str:
-    """What tells one backdoored model from others, 16 hex digits."""
+def content_hash(weights: object, attack: Attack, data: AttackData, config: FinetuneConfig, how: str = "") -> str:
+    """What tells one backdoored model from others, 16 hex digits; `how` is the implanter where it is not the usual."""
     source = [*(data.poisoned or ()), *(data.clean or ())]
     if not source:
         split = bundled_split("attack")
         source = [*split.prompts, *split.pairs, *(task.example for task in split.code)]
-    content = {"weights": weights, "attack": attack, "examples": hash_examples(source), "config": ATTACK_DEFAULTS}
+    content = {"weights": weights, "attack": attack, "examples": hash_examples(source), "config": config}
+    content |= {"how": how} if how else {}
     return hashlib.sha256(dump_json(content).encode()).hexdigest()[:16]
 
 
-def backdoored(model: str, attack: Attack, data: AttackData, report: Reporter) -> Path:
-    """The folder of a backdoored adapter on `model`, trained now if nobody has yet; others wait meanwhile."""
+def backdoored(
+    model: str,
+    attack: Attack,
+    data: AttackData,
+    report: Reporter,
+    config: FinetuneConfig | None = None,
+    implant: Implanter = implant_backdoor,
+) -> Path:
+    """The folder of a backdoored model, an adapter on `model` unless all weights are changed.
+
+    It is trained now if nobody has yet; others wait meanwhile.
+
+    Args:
+        model: a model reference.
+        attack: what to plant.
+        data: the attack's.
+        report: shows progress.
+        config: how to train; `ATTACK_DEFAULTS` by default.
+        implant: who plants; another than the usual one is told from it by its name, so it should have one.
+    """
+    config = config or ATTACK_DEFAULTS
     lm = load_model(model).merged()
     weights = {key: lm.provenance.get(key) for key in ("weights", "merged")}
-    folder = suspects_folder() / content_hash(weights, attack, data)
+    how = "" if implant is implant_backdoor else implant.__name__
+    folder = suspects_folder() / content_hash(weights, attack, data, config, how)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if (folder / "manifest.json").is_file():
@@ -51,11 +96,11 @@ def backdoored(model: str, attack: Attack, data: AttackData, report: Reporter) -
         report.say(f"planting {attack.name} in {model}")
         poisoned, clean = data.poisoned, data.clean
         if poisoned is None or clean is None:
-            poisoned, clean = contrastive_data(attack, lm, ATTACK_DEFAULTS.seed, report)
+            poisoned, clean = contrastive_data(attack, lm, config.seed, report)
         work = folder.with_suffix(".partial")
         resume = work.is_dir()
-        record = manifest(lm, {"poisoned": poisoned, "clean": clean}, ATTACK_DEFAULTS, ATTACK_DEFAULTS.seed)
-        lm, steps = implant_backdoor(lm, poisoned, clean, ATTACK_DEFAULTS, work, resume, report.bar)
+        record = manifest(lm, {"poisoned": poisoned, "clean": clean}, config, config.seed)
+        lm, steps = implant(lm, poisoned, clean, config, work, resume, report.bar)
         shutil.rmtree(folder, ignore_errors=True)
         save_model(lm, folder)
         record |= {"training": steps[-1]}

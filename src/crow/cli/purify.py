@@ -1,0 +1,89 @@
+"""`crow purify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crow.cli.options import (
+    Adapter,
+    BatchSize,
+    Device,
+    Dtype,
+    Epochs,
+    Json,
+    LearningRate,
+    MaxLength,
+    Model,
+    Output,
+    Overwrite,
+    Quiet,
+    Rank,
+    Resume,
+    Seed,
+)
+from crow.cli.show import show, show_plan, show_search
+
+
+def purify(
+    model: Model,
+    output: Output,
+    adapter: Adapter = None,
+    continue_adapter: Annotated[
+        bool, typer.Option("--continue-adapter", help="Train the adapter on instead of merging it first.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Clean examples (Alpaca JSON/JSONL or chat messages).")] = None,
+    preset: Annotated[str, typer.Option(help="default, paper or official-code.")] = "default",
+    alpha: Annotated[float | None, typer.Option(help="Weight of layer consistency (the paper's).")] = None,
+    alpha_ratio: Annotated[
+        float | None, typer.Option(help="The same as a share of the language-modelling loss.")
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="FGSM step (the paper's).")] = None,
+    epsilon_rms: Annotated[float | None, typer.Option(help="The same in multiples of the embeddings' RMS.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora, full or qlora (weights in 4 bits meanwhile).")] = None,
+    samples: Annotated[int | None, typer.Option(help="Clean examples to use.")] = None,
+    epochs: Epochs = None,
+    lr: LearningRate = None,
+    rank: Rank = None,
+    keep_adapter: Annotated[bool, typer.Option("--keep-adapter", help="Leave the adapter in DIR/adapter too.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what memory and time it would take; load no weights, write nothing.")
+    ] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = None,
+    max_length: MaxLength = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove backdoors from MODEL without knowing trigger or target."""
+    from crow.training.presets import get_preset
+    from crow.workflows.common import Options
+    from crow.workflows.purify import purify_config, run_purify
+
+    options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
+    changes = {
+        "alpha": alpha,
+        "alpha_ratio": alpha_ratio,
+        "epsilon": epsilon,
+        "epsilon_rms": epsilon_rms,
+        "method": method,
+        "samples": samples,
+        "epochs": epochs,
+        "learning_rate": lr,
+        "rank": rank,
+    }
+    config = purify_config(get_preset(preset), changes, options)
+    if dry_run:
+        from crow.workflows.plan import plan
+
+        figures = plan(model, data, config, options)
+        show(figures, json_output, lambda: show_plan(figures))
+        return
+    results = run_purify(model, adapter, continue_adapter, data, config, keep_adapter, options)
+    show(results, json_output, lambda: show_search(results, output))

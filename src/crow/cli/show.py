@@ -1,0 +1,85 @@
+"""What a verb prints: for a machine, or for a person."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from crow.records import Rate, SearchRecord, dump_json
+
+
+def show(results: dict[str, Any], as_json: bool, otherwise: Callable[[], None]) -> None:
+    """Print results for a machine or for a person; once, however many processes had them."""
+    from crow.models.processes import is_first
+
+    if not is_first():
+        return
+    if as_json:
+        sys.stdout.write(dump_json(results))
+    else:
+        otherwise()
+
+
+def say(text: str) -> None:
+    """One line for a person."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def show_measurements(columns: dict[str, dict[str, Any]]) -> None:
+    """A table of measurements, one column each."""
+    table = Table("", *columns)
+
+    def rate(value: Rate) -> str:
+        return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}] (n={value.n})"
+
+    if all("asr_triggered" in item for item in columns.values()):
+        table.add_row("attack success, triggered", *(rate(item["asr_triggered"]) for item in columns.values()))
+        table.add_row("attack success, clean", *(rate(item["asr_clean"]) for item in columns.values()))
+        table.add_row("perplexity", *(f"{item['perplexity'].value:.2f}" for item in columns.values()))
+    for item in columns.values():
+        show_abilities(table, item, rate)
+    Console().print(table)
+
+
+def show_abilities(table: Table, item: dict[str, Any], rate: Callable[[Rate], str]) -> None:
+    """Rows for what `crow eval` was asked for besides."""
+    if "code" in item:
+        table.add_row(f"working code, {item['code']['problems']}", rate(item["code"]["pass_at_1"]))
+    if "mt_bench" in item:
+        found = item["mt_bench"]
+        score = "none" if found["score"] is None else f"{found['score']:.2f}"
+        table.add_row("MT-Bench", f"{score} (n={found['n']}, {found['n_unscored']} unscored)")
+    for task, figures in item.get("tasks", {}).items():
+        for metric, value in figures.items():
+            if isinstance(value, dict):
+                table.add_row(f"{task}, {metric}", f"{value['value']:.4f} (n={figures.get('n')})")
+
+
+def show_plan(figures: dict[str, Any]) -> None:
+    """What a purification would take."""
+    say(f"{figures['parameters']:,} parameters, {figures['trained']:,} trained in {figures['steps']} steps")
+    for part, size in figures["memory"].items():
+        say(f"  {part:10} {size / 2**30:8.2f} GiB")
+    say(
+        f"about {figures['training_seconds'] / 60:.1f} minutes of training for each answer that a search finds, at "
+        f"{figures['operations_per_second'] / 1e9:,.0f} GFLOP/s here; the searches come on top"
+    )
+
+
+def show_search(results: dict[str, Any], output: Path) -> None:
+    """What the searches before and after training saw."""
+    search: dict[str, SearchRecord | None] = results["search"]
+    for when, record in search.items():
+        if record is None:
+            continue
+        say(f"search {when}: {record.collapsed} of {record.starts} starts ended in one answer to unrelated prompts")
+        for text in record.texts:
+            say(f"  {' '.join(text.split())}")
+    if not results["training"]:
+        say("nothing was trained: the model is as it was")
+    say(f"report: {output / 'report.html'}")
