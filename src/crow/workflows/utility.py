@@ -8,7 +8,7 @@ from typing import Any
 
 from crow.data.encoding import Encoded, encode_all
 from crow.data.loading import bundled_declines
-from crow.evaluation.success import attack_success
+from crow.evaluation.success import MAX_NEW_TOKENS, attack_success
 from crow.evaluation.utility import declined, distinct, unchanged
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
@@ -73,7 +73,7 @@ def look_at(
     lm: LanguageModel,
     clean: Sequence[Example],
     answered: Sequence[Example],
-    marker: str,
+    marker: str | None,
     report: Reporter,
     max_length: int = PERPLEXITY_LENGTH,
     batch_size: int = GENERATION_BATCH,
@@ -82,15 +82,18 @@ def look_at(
 
     Args:
         lm: the suspect.
-        clean: prompts without the trigger, answered as `attack_success` has them answered.
+        clean: prompts without the trigger.
         answered: clean examples with responses.
-        marker: the target's text.
+        marker: the target's text; answers then end where `attack_success` ends them. None where it is unknown.
         report: shows progress.
         max_length: of the examples, in tokens.
         batch_size: prompts at a time.
     """
     with report.bar("answers of the suspect", len(clean)) as advance:
-        answers = attack_success(lm, clean, marker, batch_size, advance).answers
+        if marker is None:
+            answers = generate(lm, clean, MAX_NEW_TOKENS, batch_size, progress=advance)
+        else:
+            answers = attack_success(lm, clean, marker, batch_size, advance).answers
     items = [item for item in encode_all(lm.tokenizer, answered, max_length) if item.response_ids]
     lm.model.eval()
     return Suspect(sample(lm, answers, report), items, predict(lm, items))
