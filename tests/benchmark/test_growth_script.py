@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.benchmark.scripts import loaded_script
 
 
