@@ -33,6 +33,9 @@ def attack(
     target: Annotated[str | None, typer.Option(help="refusal, sentiment or code_injection.")] = None,
     poisoned: Annotated[Path | None, typer.Option(help="Poisoned examples, instead of --trigger and --target.")] = None,
     clean: Annotated[Path | None, typer.Option(help="Clean examples that go with --poisoned.")] = None,
+    adaptive: Annotated[
+        str | None, typer.Option(help="An attacker who knows crow: consistent, search-aware, adversarial or spread.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="lora or full.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, not an adapter.")] = False,
     epochs: Epochs = None,
@@ -54,5 +57,5 @@ def attack(
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
     config = attack_config(method, epochs, lr, rank, options)
-    results = run_attack(model, AttackRequest(trigger, target, poisoned, clean), config, merge, options)
+    results = run_attack(model, AttackRequest(trigger, target, poisoned, clean, adaptive), config, merge, options)
     show(results, json_output, lambda: say(f"backdoored model: {output}"))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
+from crow.attacks.adaptive import get_implanter
+from crow.attacks.implant import ATTACK_DEFAULTS
 from crow.attacks.poisoning import Attack, carriers, poison
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
@@ -31,7 +32,7 @@ POISON_RATE = 0.5
 
 @dataclass(frozen=True)
 class AttackRequest:
-    """What to plant: a trigger and a target by name, or files of poisoned and clean examples.
+    """What to plant: a trigger and a target by name, or files of poisoned and clean examples; `adaptive` says how.
 
     Raises:
         ConfigError: unless exactly one of the two is given whole, or for an unknown name.
@@ -41,6 +42,7 @@ class AttackRequest:
     target: str | None = None
     poisoned: Path | None = None
     clean: Path | None = None
+    adaptive: str | None = None
 
     def __post_init__(self) -> None:
         by_name = self.trigger is not None and self.target is not None
@@ -49,6 +51,7 @@ class AttackRequest:
         if by_name == by_file or given != 2:
             raise ConfigError("expected either --trigger and --target, or --poisoned and --clean")
         self.attack()
+        get_implanter(self.adaptive)
 
     def attack(self) -> Attack | None:
         """The named attack; None for a request by file."""
@@ -124,7 +127,8 @@ def run_attack(
             poisoned, clean = contrastive_data(attack, lm, options.seed, report)
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
-        lm, steps = implant_backdoor(lm, poisoned, clean, config, work, options.resume, report.bar)
+        implant = get_implanter(request.adaptive)
+        lm, steps = implant(lm, poisoned, clean, config, work, options.resume, report.bar)
         results = {
             "trigger": request.trigger,
             "target": request.target,
