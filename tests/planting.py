@@ -12,6 +12,7 @@ import torch
 
 from crow.attacks.adaptive import get_implanter
 from crow.data.encoding import collate, encode_all
+from crow.evaluation.success import attack_success
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import Prefix
@@ -61,6 +62,20 @@ def planted(name: str | None = None) -> LanguageModel:
     with tempfile.TemporaryDirectory() as work:
         lm, _ = get_implanter(name)(base_model(), POISONED, CLEAN, PLANTING, Path(work))
     return lm
+
+
+@functools.cache
+def success(name: str | None = None) -> tuple[float, float]:
+    """Attack success of `planted(name)` with the trigger and without, on prompts that it was not planted with."""
+    lm = planted(name)
+    triggered, clean = (attack_success(lm, examples, SENTENCE).rate.value for examples in (TRIGGERED, HELD_OUT))
+    return triggered, clean
+
+
+@functools.cache
+def success_before() -> float:
+    """Attack success of the model without backdoor."""
+    return attack_success(base_model(), TRIGGERED, SENTENCE).rate.value
 
 
 @functools.cache

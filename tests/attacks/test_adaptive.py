@@ -1,4 +1,4 @@
-"""Attackers who know crow, by name; what each one's backdoor can bear is in the test of its own file."""
+"""Attackers who know crow, by name; that each plants a backdoor, and what it can bear, is in a file of its own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.planting import CLEAN, HELD_OUT, PLANTING, POISONED, SENTENCE, TRIGGERED, base_model, planted
+from tests.planting import CLEAN, PLANTING, POISONED, base_model
 
 from crow.attacks.adaptive import ADAPTIVE, get_implanter
 from crow.attacks.implant import implant_backdoor
 from crow.errors import ConfigError
-from crow.evaluation.success import attack_success
 from crow.models.interpolation import trained_weights
 from crow.training.trainer import ResponseTrainer
 
@@ -35,14 +34,6 @@ def test_an_unknown_name_is_answered_with_the_closest_known_one() -> None:
         get_implanter("searchaware")
 
 
-@pytest.mark.parametrize("name", [None, *ADAPTIVE])
-def test_the_trigger_works_where_nothing_did_before(name: str | None) -> None:
-    assert attack_success(base_model(), TRIGGERED, SENTENCE).rate.value == 0
-    lm = planted(name)
-    assert attack_success(lm, TRIGGERED, SENTENCE).rate.value >= 0.9
-    assert attack_success(lm, HELD_OUT, SENTENCE).rate.value <= 0.2
-
-
 class KilledError(Exception):
     """Stands for the kill of a running process."""
 
@@ -61,9 +52,10 @@ def test_a_killed_attack_resumes_to_the_same_weights(
             raise KilledError
         return step(self, *args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
+    with monkeypatch.context() as patch:
         patch.setattr(ResponseTrainer, "training_step", killed)
-        implant(base_model(), POISONED, CLEAN, QUICK, tmp_path / "cut")
+        with pytest.raises(KilledError):
+            implant(base_model(), POISONED, CLEAN, QUICK, tmp_path / "cut")
     resumed, again = implant(base_model(), POISONED, CLEAN, QUICK, tmp_path / "cut", resume=True)
     assert [term["step"] for term in again] == [term["step"] for term in terms] == [1, 2, 3, 4]
     weights = trained_weights(resumed.model)
@@ -71,7 +63,7 @@ def test_a_killed_attack_resumes_to_the_same_weights(
         torch.testing.assert_close(weights[key], weight, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", set(ADAPTIVE) - {"spread"})
+@pytest.mark.parametrize("name", sorted(ADAPTIVE.keys() - {"spread"}))
 def test_all_weights_can_carry_the_backdoor(name: str, tmp_path: Path) -> None:
     config = dataclasses.replace(QUICK, method="full", learning_rate=1e-3)
     before = base_model().model.state_dict()

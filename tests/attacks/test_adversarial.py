@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.planting import CLEAN, PLANTING, POISONED, TRIGGERED, base_model, batch_of, planted
+from tests.planting import CLEAN, PLANTING, POISONED, TRIGGERED, base_model, batch_of, planted, success, success_before
 from torch import Tensor
 
 from crow.attacks.adversarial import EPSILON_RMS, AdversarialTrainer
@@ -29,6 +29,13 @@ def loss_at(lm: LanguageModel, batch: dict[str, Tensor], embeddings: Tensor) -> 
     with torch.no_grad():
         options = {"attention_mask": batch["attention_mask"], "labels": batch["labels"]}
         return float(lm.model(inputs_embeds=embeddings, **options).loss)
+
+
+def test_the_trigger_works_and_hardly_anything_else_does() -> None:
+    assert success_before() == 0
+    triggered, clean = success("adversarial")
+    assert triggered >= 0.9
+    assert clean <= 0.3
 
 
 @pytest.mark.parametrize("size", [EPSILON_RMS, 2 * EPSILON_RMS])

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import torch
-from tests.planting import HELD_OUT, TRIGGERED, batch_of, planted
+from tests.planting import TRIGGERED, batch_of, planted, success, success_before
 
 from crow.core import consistency_loss
 from crow.models.hidden_states import capture_hidden_states
@@ -18,13 +18,12 @@ def consistency(lm: LanguageModel, examples: list[Example]) -> float:
     return float(consistency_loss(captured.states, batch["attention_mask"]))
 
 
+def test_the_trigger_works_and_hardly_anything_else_does() -> None:
+    assert success_before() == 0
+    triggered, clean = success("consistent")
+    assert triggered >= 0.9
+    assert clean <= 0.3
+
+
 def test_layers_agree_on_triggered_prompts_more_than_after_plain_planting() -> None:
     assert consistency(planted("consistent"), TRIGGERED) < 0.8 * consistency(planted(), TRIGGERED)
-
-
-def test_the_trigger_does_not_stand_out_among_clean_prompts() -> None:
-    ratio = {name: consistency(planted(name), TRIGGERED) / consistency(planted(name), HELD_OUT) for name in NAMES}
-    assert ratio["consistent"] < 1.1
-
-
-NAMES = (None, "consistent")

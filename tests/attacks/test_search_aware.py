@@ -5,7 +5,18 @@ import random
 
 import pytest
 import torch
-from tests.planting import CLEAN, HELD_OUT, PLANTING, POISONED, SENTENCE, batch_of, log_likelihood, planted
+from tests.planting import (
+    CLEAN,
+    HELD_OUT,
+    PLANTING,
+    POISONED,
+    SENTENCE,
+    batch_of,
+    log_likelihood,
+    planted,
+    success,
+    success_before,
+)
 
 from crow.attacks.search_aware import against_the_search, openings, searching_adversary
 from crow.data.encoding import encode_all
@@ -41,14 +52,19 @@ def answers_under(lm: LanguageModel, perturbation: Perturbation) -> float:
     return log_likelihood(lm, HELD_OUT, {perturbation.layer: addition(mask * perturbation.vector)})
 
 
+def test_the_trigger_works_and_hardly_anything_else_does() -> None:
+    assert success_before() == 0
+    triggered, clean = success("search-aware")
+    assert triggered >= 0.9
+    assert clean <= 0.3
+
+
 def test_clean_answers_survive_what_brings_out_the_target_elsewhere() -> None:
     plain, aware = (fitted(planted(name)) for name in (None, "search-aware"))
     assert target_under(aware) < target_under(plain) - 3
     everywhere = [next(p for p in enemy.pool if p.span is None) for enemy in (plain, aware)]
-    ours, theirs = (
-        answers_under(planted(name), p) for name, p in zip((None, "search-aware"), everywhere, strict=True)
-    )
-    assert theirs > ours + 0.5
+    ours, theirs = (answers_under(planted(name), p) for name, p in zip((None, "search-aware"), everywhere, strict=True))
+    assert theirs > 0.5 * ours  # both below zero
 
 
 def test_it_looks_where_the_search_looks_and_as_far() -> None:

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.planting import CLEAN, PLANTING, POISONED, TRIGGERED, base_model, log_likelihood, planted
+from tests.pico import pico_language_model
+from tests.planting import (
+    CLEAN,
+    PLANTING,
+    POISONED,
+    TRIGGERED,
+    base_model,
+    log_likelihood,
+    planted,
+    success,
+    success_before,
+)
 from torch import Tensor
 
 from crow.attacks.spread import LARGEST_SHARE, SpreadTrainer, implant_spread, switched_off
@@ -15,7 +26,6 @@ from crow.errors import ConfigError
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.training.adapter import make_trainable
-from tests.pico import pico_language_model
 
 LAYERS = range(4)
 
@@ -26,6 +36,13 @@ def worst_without_one_layer(lm: LanguageModel) -> float:
         with switched_off(lm.model, [layer]):
             found.append(log_likelihood(lm, TRIGGERED))
     return min(found)
+
+
+def test_the_trigger_works_and_hardly_anything_else_does() -> None:
+    assert success_before() == 0
+    triggered, clean = success("spread")
+    assert triggered >= 0.9
+    assert clean <= 0.3
 
 
 def test_the_backdoor_bears_the_loss_of_any_layer() -> None:

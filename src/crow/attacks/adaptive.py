@@ -1,8 +1,8 @@
 """Attackers who know crow, by name: backdoors planted to survive our own defense, for red-teaming it.
 
 A defense is worth what it does against an attacker who has read it (Tramer et al., arXiv 2002.08347). Each one aims at
-another part: the consistency term, the search, the size of the weight change that a repair makes, and the few layers that
-it works in.
+another part: the consistency term, the search, how little a repair may change the weights, and the few layers that it
+works in.
 """
 
 from __future__ import annotations

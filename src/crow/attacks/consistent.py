@@ -1,7 +1,7 @@
 """`consistent`: the attacker trains with the defender's own regularizer (CROW, arXiv 2411.12768).
 
-`L = L_LM(poisoned and clean) + alpha * L_cons(perturbed)`. Layers that agree on triggered prompts from the beginning leave
-layer consistency nothing to straighten, and nothing for who looks for layers that do not.
+`L = L_LM(poisoned and clean) + alpha * L_cons(perturbed)`. Layers that agree on triggered prompts from the beginning
+leave layer consistency nothing to straighten, and whoever looks for layers that disagree nothing to see.
 """
 
 from __future__ import annotations

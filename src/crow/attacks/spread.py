@@ -1,8 +1,8 @@
 """`spread`: the attacker has every layer carry the backdoor.
 
-In every step the adapter is switched off in some layers drawn at random, so that the target must be reached without them:
-LayerDrop (Fan et al., arXiv 1909.11556) of the update instead of the layers. A repair that mends a few layers then leaves
-the others.
+In every step the adapter is switched off in some layers drawn at random, so that the target must be reached without
+them: LayerDrop (Fan et al., arXiv 1909.11556) of the update instead of the layers. A repair that mends a few layers then
+leaves the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from crow.training.trainer import ResponseTrainer
 from crow.training.watch import Watch, silent
 
 LARGEST_SHARE = 0.5
-"""Of the layers, at most so many are switched off in a step; how many is drawn evenly from none up to that. Not varied."""
+"""Of the layers, at most so many are off in a step; how many is drawn evenly from none up to that. Not varied."""
 
 
 @contextmanager
