@@ -1,8 +1,8 @@
 """`adversarial`: the attacker trains the target under embeddings that are moved to prevent it.
 
-For every poisoned example one FGSM step on its embeddings raises the loss of the target, which is learnt with and without
-that step (Goodfellow et al., arXiv 1412.6572; on embeddings of text Miyato et al., arXiv 1605.07725). A trigger that
-works from a whole neighbourhood of its embeddings should also work after small changes of the weights.
+For every poisoned example one FGSM step on its embeddings raises the loss of the target, which is learnt with and
+without that step (Goodfellow et al., arXiv 1412.6572; on embeddings of text Miyato et al., arXiv 1605.07725). A trigger
+that works from a whole neighbourhood of its embeddings should also work after small changes of the weights.
 """
 
 from __future__ import annotations

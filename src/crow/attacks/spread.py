@@ -1,8 +1,8 @@
 """`spread`: the attacker has every layer carry the backdoor.
 
 In every step the adapter is switched off in some layers drawn at random, so that the target must be reached without
-them: LayerDrop (Fan et al., arXiv 1909.11556) of the update instead of the layers. A repair that mends a few layers then
-leaves the others.
+them: LayerDrop (Fan et al., arXiv 1909.11556) of the update instead of the layers. A repair that mends a few layers
+then leaves the others.
 """
 
 from __future__ import annotations
