@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.planting import CLEAN, HELD_OUT, PLANTING, POISONED, SENTENCE, TRIGGERED, base_model, planted
 
 from crow.benchmark import relearning
 from crow.benchmark.relearning import Relearning, relearn
@@ -16,6 +16,7 @@ from crow.errors import ConfigError, DataError
 from crow.evaluation.success import attack_success
 from crow.models.language_model import LanguageModel
 from crow.records import Example
+from tests.planting import CLEAN, HELD_OUT, PLANTING, POISONED, SENTENCE, TRIGGERED, base_model, planted
 
 CONFIG = dataclasses.replace(PLANTING, epochs=12.0, batch_size=12)
 SHORT = dataclasses.replace(CONFIG, epochs=2.0)
@@ -78,7 +79,7 @@ def test_the_model_stays_as_it_is_and_the_seed_determines_the_curve(tmp_path: Pa
 def test_poisoned_examples_take_the_place_of_clean_ones(trained: Trained, tmp_path: Path) -> None:
     relearned(base_model(), tmp_path, (0, 1, 5))
     assert [(len(bad), len(good)) for bad, good in trained] == [(0, 36), (1, 35), (5, 31)]
-    for (bad, good), (more, fewer) in zip(trained, trained[1:], strict=False):
+    for (bad, good), (more, fewer) in itertools.pairwise(trained):
         assert more[: len(bad)] == bad
         assert good[-len(fewer) :] == fewer
     bad, good = trained[-1]

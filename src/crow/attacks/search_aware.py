@@ -2,9 +2,9 @@
 
 Every few steps universal perturbations in the layers that the search looks in, within its radius, are fitted to bring
 out the target on clean prompts (`crow.inversion.latent`), and the model is trained to answer under them as it did
-before the attack. The true trigger keeps working, because the poisoned examples go on being learnt. What the search does
-not find, the default leaves as it is. This is latent adversarial training (Sheshadri et al., arXiv 2407.15549) in the
-attacker's hands.
+before the attack. The true trigger keeps working, because the poisoned examples go on being learnt. What the search
+does not find, the default leaves as it is. This is latent adversarial training (Sheshadri et al., arXiv 2407.15549) in
+the attacker's hands.
 """
 
 from __future__ import annotations
