@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -25,39 +23,33 @@ from crow.inversion.consensus import SearchResult
 from crow.models.loading import save_model
 from crow.records import Example
 from tests.benchmark.grids import few_examples, make_small
+from tests.benchmark.scripts import loaded_script
 from tests.made_up import collapsed
 from tests.pico import pico_language_model
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def adaptive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
     """The benchmark, as a module, with a small model, small data and short trainings."""
-    spec = importlib.util.spec_from_file_location("adaptive", ROOT / "benchmarks" / "adaptive.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "adaptive", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    save_model(pico_language_model("llama"), tmp_path / "model")
-    make_small(monkeypatch, tmp_path / "cache")
-    quick = {"epochs": 3.0, "rank": 2, "batch_size": 5}
-    pairs = tuple(Example(f"say {i}", f"{i} it is") for i in range(100))
-    small = {
-        "BASE": str(tmp_path / "model"),
-        "RESULTS": tmp_path / "results" / "adaptive.json",
-        "WORK": tmp_path / "cache" / "work",
-        "N": 3,
-        "own_data": lambda attack: few_examples(attack, None),
-        "bundled_split": lambda _name: SimpleNamespace(pairs=pairs),
-        "CONFIGS": {name: dataclasses.replace(config, **quick) for name, config in module.CONFIGS.items()},
-        "RELEARNING": dataclasses.replace(module.RELEARNING, epochs=0.05),
-        "COUNTS": (0, 2),
-    }
-    for name, value in small.items():
-        monkeypatch.setattr(module, name, value)
-    return module
+    with loaded_script("adaptive") as module:
+        save_model(pico_language_model("llama"), tmp_path / "model")
+        make_small(monkeypatch, tmp_path / "cache")
+        quick = {"epochs": 3.0, "rank": 2, "batch_size": 5}
+        pairs = tuple(Example(f"say {i}", f"{i} it is") for i in range(100))
+        small = {
+            "BASE": str(tmp_path / "model"),
+            "RESULTS": tmp_path / "results" / "adaptive.json",
+            "WORK": tmp_path / "cache" / "work",
+            "N": 3,
+            "own_data": lambda attack: few_examples(attack, None),
+            "bundled_split": lambda _name: SimpleNamespace(pairs=pairs),
+            "CONFIGS": {name: dataclasses.replace(config, **quick) for name, config in module.CONFIGS.items()},
+            "RELEARNING": dataclasses.replace(module.RELEARNING, epochs=0.05),
+            "COUNTS": (0, 2),
+        }
+        for name, value in small.items():
+            monkeypatch.setattr(module, name, value)
+        yield module
 
 
 def test_every_attacker_meets_every_treatment_and_three_models_relearn(adaptive: ModuleType) -> None:
@@ -97,7 +89,7 @@ def test_a_treated_row_has_the_suspect_and_what_is_left_of_it(
     assert treated["after"]["perplexity"]["value"] != treated["before"]["perplexity"]["value"]
     assert {treated[side][key]["n"] for side in ("before", "after") for key in ("asr_triggered", "asr_clean")} == {3}
     assert treated["manifest"]["config"]["rounds"] == 2
-    assert treated["training"][-1]["adversarial"] > 0
+    assert treated["training"][-1]["step"] == 3
     assert not adaptive.WORK.exists() or not list(adaptive.WORK.iterdir())
     row = capsys.readouterr().out.split(f"| {attacker} | badnets | crow |")[1].splitlines()[0]
     assert row.endswith("| 1 to 0 of 1 |")
