@@ -31,6 +31,7 @@ QUICK = {
     "precision": "float32",
     "trained_from": 0.0,
     "rounds": 1,
+    "samples": 60,
 }
 planted: list[int] = []
 
@@ -55,9 +56,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "implant_backdoor", implant)
     monkeypatch.setattr(purification, "SearchConfig", lambda: SEARCH)
     monkeypatch.setattr(verification, "SearchConfig", lambda: SEARCH)
-    monkeypatch.setattr(
-        CrowConfig, "changed", lambda self, **_: dataclasses.replace(self, **QUICK, rounds=1, samples=60)
-    )
+    monkeypatch.setattr(CrowConfig, "changed", lambda self, **_: dataclasses.replace(self, **QUICK))
 
 
 @pytest.fixture(scope="module")
