@@ -35,7 +35,7 @@ from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.data.encoding import Encoded, encode_all
 from crow.data.splits import bundled_split
-from crow.defenses.purification import purify, shortest_prompts
+from crow.defenses.purification import purify
 from crow.inversion import consensus
 from crow.inversion.consensus import SearchConfig, search_soft_triggers
 from crow.inversion.probe import Probe, frozen
