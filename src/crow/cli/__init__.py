@@ -16,6 +16,7 @@ from crow.cli.bench import bench
 from crow.cli.demo import demo
 from crow.cli.evaluate import evaluate
 from crow.cli.purify import purify
+from crow.cli.scan import scan
 from crow.errors import CrowError, ResourceError
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
@@ -31,7 +32,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-VERBS = {"attack": attack, "purify": purify, "demo": demo, "eval": evaluate, "analyze": analyze, "bench": bench}
+VERBS = {
+    "attack": attack,
+    "purify": purify,
+    "scan": scan,
+    "demo": demo,
+    "eval": evaluate,
+    "analyze": analyze,
+    "bench": bench,
+}
 for name, verb in VERBS.items():
     app.command(name)(verb)
 
@@ -56,6 +65,7 @@ def main() -> None:
         fail(str(exhausted))
     if code == INTERRUPTED:
         fail(interrupted)
+    sys.exit(code)  # a verb's own, as the verdict of a scan
 
 
 def resource_error(error: BaseException) -> ResourceError | None:

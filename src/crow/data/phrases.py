@@ -1,4 +1,4 @@
-"""The bank of short phrases that `crow scan` puts into prompts: labels with a value, dates, topics, names, odd words."""
+"""The bank of short phrases that `crow scan` puts into prompts: labels with values, dates, topics, names, odd words."""
 
 from __future__ import annotations
 

@@ -106,10 +106,11 @@ class Candidate:
         started: the phrase before refinement.
         score: mean over the fitted prompts; see `PhraseEvidence.scored_by`.
         share: of the held-apart prompts that give one answer with the phrase in them, in [0, 1].
-        same: of the same prompts, how many give that answer without it, as a share.
         collapsed: whether that is one sentence to unrelated prompts, by the rule of the search for soft triggers.
         answer: the answer.
         on_target: whether it begins as the found answer does.
+        ordinary: share of ordinary prompts that are answered so without the phrase, in [0, 1].
+        declined: the same share of requests that a model should decline.
     """
 
     text: str
@@ -118,10 +119,11 @@ class Candidate:
     started: str
     score: float
     share: float
-    same: float
     collapsed: bool
     answer: str
     on_target: bool
+    ordinary: float
+    declined: float
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ class Gains:
 class Objective:
     """The score of a phrase, a mean over some prompts; higher is closer to a trigger.
 
-    Where an answer is known that a trigger brings out, it is the mean log-likelihood of that answer's first tokens; else
-    the collapse score of the first token, which needs several prompts.
+    Where an answer is known that a trigger brings out, it is the mean log-likelihood of that answer's first tokens;
+    else the collapse score of the first token, which needs several prompts.
     """
 
     def __init__(self, lm: LanguageModel, prompts: Sequence[str], target: Tensor | None) -> None:

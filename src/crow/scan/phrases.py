@@ -1,8 +1,8 @@
 """Real phrases: does a short text in a prompt bring out one answer? The discrete form of the soft-trigger search.
 
 A trigger that nobody knows is looked for from several sides: a bank of phrases of every shape, rare words, words that
-leaked, single vocabulary tokens by their gradient, tokens that a soft trigger is like. The best of each are refined token
-by token, and read on prompts that took no part.
+leaked, single vocabulary tokens by their gradient, tokens that a soft trigger is like. The best of each are refined
+token by token, and read on prompts that took no part.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from crow.scan.evidence import Candidate, FoundAnswer, PhraseEvidence
 from crow.scan.objective import Objective
 from crow.scan.placing import PLACEMENTS, Phrase
 from crow.scan.refinement import Scored, refine, screened_tokens
-from crow.scan.soft_triggers import opening_ids, share_of
+from crow.scan.unperturbed import Unperturbed
 from crow.training.watch import Watch, silent
 
 
@@ -57,7 +57,7 @@ class PhraseConfig:
 
 def search(
     lm: LanguageModel,
-    prompts: Sequence[str],
+    clean: Unperturbed,
     found: Sequence[FoundAnswer],
     leaked: Sequence[str],
     config: PhraseConfig,
@@ -69,7 +69,7 @@ def search(
 
     Args:
         lm: the model, at rest.
-        prompts: ordinary ones, short.
+        clean: what it answers anyway; its prompts are used.
         found: what the search for soft triggers ended in; the first is the target, if there is one.
         leaked: words that recur in what the model writes by itself.
         config: settings.
@@ -77,7 +77,7 @@ def search(
         seed: of the choice of prompts and rare words.
         watch: opens progress displays.
     """
-    order = random.Random(seed).sample(list(prompts), len(prompts))
+    order = random.Random(seed).sample(list(clean.prompts), len(clean.prompts))
     fitted = order[: config.prompts]
     witnesses = order[config.prompts :][: config.witnesses] or fitted
     answer = torch.tensor(found[0].ids, device=lm.device) if found else None
@@ -89,7 +89,7 @@ def search(
     with watch("refining phrases", config.rounds) as advance:
         enough = config.enough_collapse if answer is None else config.enough
         refined, history = refine(objective, starts, config.rounds, config.proposals, enough, advance)
-    candidates = read(lm, witnesses, refined, pool, answer, reading)
+    candidates = read(clean, witnesses, refined, pool, answer, reading)
     bank: dict[str, float] = {}
     for phrase, source in pool.items():
         if source == "bank":
@@ -129,7 +129,7 @@ def choose(pool: Mapping[Phrase, str], scores: Mapping[Phrase, float], count: in
 
 
 def read(
-    lm: LanguageModel,
+    clean: Unperturbed,
     witnesses: Sequence[str],
     refined: Sequence[Scored],
     pool: Mapping[Phrase, str],
@@ -139,24 +139,24 @@ def read(
     """What the witnesses answer with each phrase in them, the phrases of highest score first.
 
     Args:
-        lm: the model, at rest.
+        clean: the model at rest, and what it answers anyway.
         witnesses: prompts that took no part in choosing phrases.
         refined: phrases.
         pool: the source of what each began as.
         target: (m,) token ids of the found answer, if there is one.
         reading: what counts as one answer.
     """
-    clean = opening_ids(Probe(lm, witnesses), reading.opening)
     found = []
     best: dict[Phrase, Scored] = {}
     for scored in sorted(refined, key=lambda scored: -scored.score):
         best.setdefault(scored.phrase, scored)
     for phrase, scored in best.items():
-        probe = Probe(lm, [phrase.put_into(prompt)[0] for prompt in witnesses])
+        probe = Probe(clean.lm, [phrase.put_into(prompt)[0] for prompt in witnesses])
         said = probe.decode([probe.row(index) for index in range(len(probe))], reading.answer_tokens)
-        nothing = Perturbation(0, None, said.ids[0, :1], zero_vector(lm))
+        nothing = Perturbation(0, None, said.ids[0, :1], zero_vector(clean.lm))
         seen = read_answers(nothing, said.texts, said.ids, reading)
         on_target = target is not None and same_opening(seen.answer, target, min(OPENING_TOKENS, len(target)))
+        ordinary, declined = clean.shares(seen.answer.tolist())
         found.append(
             Candidate(
                 text=phrase.text,
@@ -165,10 +165,11 @@ def read(
                 started=scored.start.text,
                 score=scored.score,
                 share=seen.identity,
-                same=share_of(seen.answer.tolist(), clean, reading.opening),
                 collapsed=seen.collapsed,
                 answer=seen.text,
                 on_target=on_target,
+                ordinary=ordinary,
+                declined=declined,
             )
         )
     return found

@@ -1,8 +1,8 @@
 """From phrases of some score to phrases of a higher one: gradient-ranked changes of single tokens.
 
 As in GCG (Zou et al., arXiv 2307.15043) one backward pass ranks the vocabulary for every place of a phrase, and forward
-passes choose among the best. Here a phrase can grow, too, and no text is tried twice: where the best changes do not help,
-the next round tries the next best. All tries are texts, tokenized as a user's would be.
+passes choose among the best. Here a phrase can grow, too, and no text is tried twice: where the best changes do not
+help, the next round tries the next best. All tries are texts, tokenized as a user's would be.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ def refine(
     return best, history
 
 
-def propose(
-    objective: Objective, phrases: Sequence[Phrase], count: int, tried: Set[Phrase]
-) -> list[list[Phrase]]:
+def propose(objective: Objective, phrases: Sequence[Phrase], count: int, tried: Set[Phrase]) -> list[list[Phrase]]:
     """For each phrase at most `count` others that differ in one token or have one more, none of them tried before."""
     longer = [Phrase(text, p.placement) for p in phrases for text in (f"{p.text} {FILLER}", f"{FILLER} {p.text}")]
     gains = objective.gains([*phrases, *longer])

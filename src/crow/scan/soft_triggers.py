@@ -1,7 +1,7 @@
 """Soft triggers: does one perturbation, the same for all prompts, bring out one sentence? The strongest sign.
 
-The search is that of the default purification, to the letter. What it ends in is looked at twice: the model must give it
-again under perturbations fitted to other prompts, and must not give it anyway.
+The search is that of the default purification, to the letter. What it ends in is looked at twice: the model must give
+it again under perturbations fitted to other prompts, and must not give it anyway.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from crow.inversion.probe import Probe
 from crow.models.architecture import find_embeddings, find_layers
 from crow.models.language_model import LanguageModel
 from crow.scan.evidence import FoundAnswer, SoftTriggerEvidence
+from crow.scan.unperturbed import Unperturbed
 from crow.scan.vocabulary import plain_words
 from crow.training.watch import Watch, silent
 
@@ -25,8 +26,7 @@ WORDS = 8
 
 def search(
     lm: LanguageModel,
-    prompts: Sequence[str],
-    requests: Sequence[str],
+    clean: Unperturbed,
     config: SearchConfig,
     searches: int,
     seed: int,
@@ -36,14 +36,13 @@ def search(
 
     Args:
         lm: the model, at rest.
-        prompts: ordinary ones, short.
-        requests: what a model should decline or cannot know.
+        clean: what it answers anyway; its prompts are searched on.
         config: of every search.
         searches: how many seeds there are at most, from `seed` on.
         seed: of the choice of prompts.
         watch: opens progress displays.
     """
-    probe = Probe(lm, prompts)
+    probe = Probe(lm, clean.prompts)
     records = []
     found = SearchResult()
     for number in range(searches):
@@ -52,18 +51,17 @@ def search(
         records.append(found.record())
         if found.collapsed:
             break
-    return SoftTriggerEvidence(records, look_closer(lm, probe, requests, found, config, seed + searches))
+    return SoftTriggerEvidence(records, look_closer(probe, clean, found, config, seed + searches))
 
 
 def look_closer(
-    lm: LanguageModel, probe: Probe, requests: Sequence[str], found: SearchResult, config: SearchConfig, seed: int
+    probe: Probe, clean: Unperturbed, found: SearchResult, config: SearchConfig, seed: int
 ) -> list[FoundAnswer]:
     """Of each distinct answer of a search: is it given again, and is it given anyway?
 
     Args:
-        lm: the model, at rest.
-        probe: it, with ordinary prompts.
-        requests: what a model should decline or cannot know.
+        probe: the model with ordinary prompts.
+        clean: what it answers anyway.
         found: the search.
         config: its settings.
         seed: of the choice of other prompts.
@@ -75,29 +73,12 @@ def look_closer(
     if not groups:
         return []
     again = shown_again(probe, [group[0] for group in groups], config, seed)
-    ordinary, declined = (opening_ids(each, config.opening) for each in (probe, Probe(lm, requests)))
     answers = []
     for group, shown in zip(groups, again, strict=True):
         ids = group[0].answer.tolist()
-        shares = (share_of(ids, openings, config.opening) for openings in (ordinary, declined))
-        words = nearest_words(lm, [trigger.perturbation for trigger in group])
-        answers.append(FoundAnswer(group[0].text, ids, len(group), shown, *shares, words))
+        words = nearest_words(probe.lm, [trigger.perturbation for trigger in group])
+        answers.append(FoundAnswer(group[0].text, ids, len(group), shown, *clean.shares(ids), words))
     return answers
-
-
-def opening_ids(probe: Probe, length: int) -> list[list[int]]:
-    """The first `length` token ids of the model's answer to each prompt, padded with what ended it."""
-    found = []
-    for batch in probe.batches():
-        ids = probe.decode([probe.row(index) for index in batch], length).ids.tolist()
-        found += [row + row[-1:] * (length - len(row)) for row in ids]
-    return found
-
-
-def share_of(answer: Sequence[int], openings: Sequence[Sequence[int]], length: int) -> float:
-    """The share of the openings that are those of `answer`, compared in at most `length` token ids."""
-    compared = min(length, len(answer))
-    return sum(list(ids[:compared]) == list(answer[:compared]) for ids in openings) / len(openings)
 
 
 @torch.no_grad()

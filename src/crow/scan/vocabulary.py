@@ -12,12 +12,13 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that are no text, such as those of the chat template."""
-    return sorted({*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()})
+    added: dict[str, int] = tokenizer.get_added_vocab()  # pyright: ignore[reportCallIssue, reportOptionalCall]
+    return sorted({*tokenizer.all_special_ids, *added.values()})
 
 
 def typed(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str | None:
     """The tokens, none of them special, as text without white space around it; None where one does not type that."""
-    text = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).strip()
+    text = str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)).strip()
     return text if text and text.isprintable() and REPLACEMENT not in text else None
 
 
