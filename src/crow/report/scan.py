@@ -35,15 +35,15 @@ def render_scan(results: Mapping[str, Any], title: str) -> str:
         as_mapping(evidence.get(name)) for name in ("soft_triggers", "leakage", "phrases", "consistency", "adapter")
     )
     verdict, seconds = results.get("verdict"), as_number(results.get("seconds"))
-    known = verdict if isinstance(verdict, str) and verdict in TONES else "inconclusive"
+    label = verdict if isinstance(verdict, str) and verdict in TONES else "inconclusive"
     return (
         environment()
         .get_template("scan.html.j2")
         .render(
             title=title,
             model=results.get("model"),
-            tone=TONES[known],
-            headline=HEADLINES[known],
+            tone=TONES[label],
+            headline=HEADLINES[label],
             reasons=as_list(results.get("reasons")),
             answers=[as_mapping(entry) for entry in as_list(soft.get("answers"))],
             candidates=[as_mapping(entry) for entry in as_list(phrases.get("candidates"))],

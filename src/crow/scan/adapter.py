@@ -31,9 +31,6 @@ def statistics(lm: LanguageModel) -> AdapterEvidence | None:
     Args:
         lm: the model with its adapter attached, not merged.
     """
-    names: dict[nn.Module, str] = {
-        module: name for name, module in lm.model.named_modules() if isinstance(module, LoraLayer)
-    }
     layer_of: dict[nn.Module, int] = {
         module: number
         for number, layer in enumerate(find_layers(lm.model), start=1)
@@ -41,7 +38,8 @@ def statistics(lm: LanguageModel) -> AdapterEvidence | None:
         if isinstance(module, LoraLayer)
     }
     found = []
-    for module, name in names.items():
+    adapted = [(name, module) for name, module in lm.model.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in adapted:
         lora: Any = module
         weight = getattr(lora.get_base_layer(), "weight", None)
         for adapter in lora.lora_A:

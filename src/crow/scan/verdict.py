@@ -134,7 +134,7 @@ def weak_signs(evidence: Evidence, thresholds: Thresholds) -> Iterator[str]:
         norm = max(module.relative_norm for module in adapter.modules)
         rank = median(module.stable_rank for module in adapter.modules)
         if norm >= thresholds.relative_norm:
-            yield f"The adapter's largest update has {norm:.2g} x the norm of the weight (median stable rank {rank:.1f})."
+            yield f"The adapter's largest update has {norm:.2g} x its weight's norm (median stable rank {rank:.1f})."
         if adapter.concentration >= thresholds.concentration:
             yield f"A quarter of the layers has {adapter.concentration:.0%} of the adapter's energy."
 
