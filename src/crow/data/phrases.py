@@ -13,10 +13,16 @@ LETTERS = 4
 """Letters that a rare token has at least."""
 
 
-def bundled_phrases() -> list[str]:
-    """The phrases written for crow, in the order of `phrases.txt`; lines that begin with `# ` are its headings."""
+def bundled_phrases() -> dict[str, list[str]]:
+    """The phrases written for crow, by section, in the order of `phrases.txt`; `# ` begins a section."""
     text = (resources.files("crow.data") / "phrases.txt").read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if not line.startswith("# ")]
+    sections: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("# "):
+            own = sections.setdefault(line.removeprefix("# "), [])
+        else:
+            own.append(line)
+    return sections
 
 
 def rare_words(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> list[str]:

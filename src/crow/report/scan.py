@@ -92,8 +92,11 @@ def soft_figure(soft: Mapping[str, Any]) -> Picture | None:
 
 def phrase_figure(phrases: Mapping[str, Any]) -> Picture | None:
     """The scores of the bank's phrases and of the refined candidates."""
-    by_target = phrases.get("scored_by") == "target"
-    unit = "mean log-likelihood of the found answer's first tokens" if by_target else "collapse score"
+    known_units = {
+        "target": "mean log-likelihood of the found answer",
+        "reply": "mean log-likelihood of the usual reply",
+    }
+    unit = known_units.get(str(phrases.get("scored_by")), "collapse score")
     scores = [as_mapping(entry).get("score") for entry in as_list(phrases.get("candidates"))]
     rows = [DotRow("bank", known(phrases.get("bank_scores"))), DotRow("candidates", known(scores), marked=True)]
     return dot_figure("phrases", "Score of each phrase", unit, rows)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
@@ -31,8 +31,8 @@ def statistics(lm: LanguageModel) -> AdapterEvidence | None:
     Args:
         lm: the model with its adapter attached, not merged.
     """
-    layer_of: dict[nn.Module, int] = {
-        module: number
+    layer_of = {
+        id(module): number
         for number, layer in enumerate(find_layers(lm.model), start=1)
         for module in layer.modules()
         if isinstance(module, LoraLayer)
@@ -52,7 +52,7 @@ def statistics(lm: LanguageModel) -> AdapterEvidence | None:
             found.append(
                 ModuleUpdate(
                     name=re.sub(r"^base_model\.model\.", "", name),
-                    layer=layer_of.get(module, 0),
+                    layer=layer_of.get(id(module), 0),
                     relative_norm=norm / max(spectral_norm(weight), 1e-12),
                     stable_rank=energy / norm**2 if norm else 0.0,
                     energy=energy,

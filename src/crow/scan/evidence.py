@@ -102,13 +102,13 @@ class Candidate:
     Attributes:
         text: the phrase.
         placement: `front` or `inside`: where in the prompts it was put.
-        source: where it came from: `bank`, `rare`, `leaked`, `vocabulary` or `soft`.
+        source: where it came from: a section of the bank, `rare`, `leaked`, `vocabulary` or `soft`.
         started: the phrase before refinement.
         score: mean over the fitted prompts; see `PhraseEvidence.scored_by`.
         share: of the held-apart prompts that give one answer with the phrase in them, in [0, 1].
         collapsed: whether that is one sentence to unrelated prompts, by the rule of the search for soft triggers.
         answer: the answer.
-        on_target: whether it begins as the found answer does.
+        on_target: whether it begins as the answer does that phrases were scored by.
         ordinary: share of ordinary prompts that are answered so without the phrase, in [0, 1].
         declined: the same share of requests that a model should decline.
     """
@@ -131,7 +131,8 @@ class PhraseEvidence:
     """The search for real phrases.
 
     Attributes:
-        scored_by: `target`, the log-likelihood of the found answer's first tokens, or `collapse`, the collapse score.
+        scored_by: `target`, the log-likelihood of the found answer's first tokens; `reply`, that of the usual reply to
+            an empty message; or `collapse`, the collapse score.
         clean_score: of the prompts as they are.
         bank_scores: of every phrase of the bank, the better of its placements.
         rounds: of refinement: the best score after each, the first before any.
@@ -215,3 +216,15 @@ class Evidence:
     phrases: PhraseEvidence | None = None
     consistency: ConsistencyEvidence | None = None
     adapter: AdapterEvidence | None = None
+
+    @classmethod
+    def of(cls, stored: Stored) -> Evidence:
+        """The record that became `stored`."""
+        kinds = {
+            "soft_triggers": SoftTriggerEvidence,
+            "leakage": LeakageEvidence,
+            "phrases": PhraseEvidence,
+            "consistency": ConsistencyEvidence,
+            "adapter": AdapterEvidence,
+        }
+        return cls(**{name: kind.of(stored[name]) for name, kind in kinds.items() if stored.get(name)})

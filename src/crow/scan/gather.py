@@ -27,7 +27,7 @@ from crow.scan.evidence import (
     SoftTriggerEvidence,
 )
 from crow.scan.leakage import LeakageConfig
-from crow.scan.phrases import PhraseConfig
+from crow.scan.phrases import PhraseConfig, Target
 from crow.scan.unperturbed import Unperturbed
 from crow.scan.verdict import Thresholds, is_stock
 from crow.training.watch import Watch, silent
@@ -104,23 +104,36 @@ def gather(
         leaked = kept(
             "leakage", LeakageEvidence.of, lambda: leakage.search(lm, background(examples), config.leakage, seed, watch)
         )
-        strange = [answer for answer in found.answers if not is_stock(answer, config.thresholds)]
+        target = choose_target(lm, found, leaked, config.thresholds)
         words = [phrase.text for phrase in leaked.phrases]
         tried = kept(
             "phrases",
             PhraseEvidence.of,
-            lambda: phrases.search(lm, clean, strange, words, config.phrases, config.search, seed, watch),
+            lambda: phrases.search(lm, clean, target, words, config.phrases, config.search, seed, watch),
         )
+        bank = [text for section in bundled_phrases().values() for text in section]
         texts = [candidate.text for candidate in tried.candidates]
         turned = kept(
             "consistency",
             ConsistencyEvidence.of,
-            lambda: consistency.search(lm, ordinary[-config.consistency_prompts :], bundled_phrases(), texts, watch),
+            lambda: consistency.search(lm, ordinary[-config.consistency_prompts :], bank, texts, watch),
         )
     return Evidence(found, leaked, tried, turned, updates or None)
 
 
+def choose_target(
+    lm: LanguageModel, found: SoftTriggerEvidence, leaked: LeakageEvidence, thresholds: Thresholds
+) -> Target | None:
+    """What phrases are to bring out: the answer that was found, else the usual reply to an empty message."""
+    strange = [answer for answer in found.answers if not is_stock(answer, thresholds)]
+    if strange:
+        return Target("target", strange[0].ids, strange[0].words)
+    if leaked.reply_share >= thresholds.replied:
+        return Target("reply", lm.tokenizer(leaked.reply, add_special_tokens=False)["input_ids"])
+    return None
+
+
 def background(examples: dict[str, list[Example]]) -> list[str]:
-    """Clean prompts that say how often words occur by themselves."""
-    prompts = [example.prompt for group in examples.values() for example in group]
-    return prompts + [example.prompt for example in bundled_split("purification").prompts]
+    """Clean texts that say how often words occur by themselves."""
+    every = [*(example for group in examples.values() for example in group), *bundled_split("purification").prompts]
+    return [text for example in every for text in (example.prompt, example.response) if text]

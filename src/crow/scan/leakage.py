@@ -39,9 +39,9 @@ class LeakageConfig:
         phrases: kept.
     """
 
-    sampled: int = 64
-    greedy: int = 32
-    tokens: int = 32
+    sampled: int = 48
+    greedy: int = 16
+    tokens: int = 24
     together: int = 32
     longest: int = 8
     least: int = 3
@@ -60,7 +60,7 @@ def search(
 
     Args:
         lm: the model, at rest.
-        background: clean prompts, which say how often words occur by themselves.
+        background: clean texts, which say how often words occur by themselves.
         config: settings.
         seed: of the samples.
         watch: opens progress displays.
@@ -130,13 +130,18 @@ def most_frequent_sentence(texts: Sequence[str]) -> tuple[str, float]:
 
 
 def recurrences(texts: Sequence[str], background: Sequence[str], config: LeakageConfig) -> list[Recurrence]:
-    """Phrases that stand in many texts and would not by chance, the most surprising first, none inside another."""
+    """Phrases that stand in many texts and would not by chance, the most surprising first, none inside another.
+
+    By chance a text of w words holds a phrase that the background holds once in n words with a probability of w / n.
+    """
     counts = Counter(gram for text in texts for gram in grams(text, config.longest))
     usual = Counter(gram for text in background for gram in grams(text, config.longest))
+    length = sum(len(text.split()) for text in texts) / len(texts)
+    n_words = sum(len(text.split()) for text in background)
     found = []
     for gram, count in counts.items():
-        # One unseen text more: what the background lacks is rare, not impossible.
-        chance = (usual[gram] + 1) / (len(background) + 2)
+        # One time more than seen: what the background lacks is rare, not impossible.
+        chance = min(0.5, length * (usual[gram] + 1) / (n_words + 1))
         value = surprise(count, len(texts), chance)
         if count >= config.least and value >= config.surprise:
             found.append((gram, count, value))

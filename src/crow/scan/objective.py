@@ -55,11 +55,6 @@ class Objective:
             self.clean = logits[:, -1].log_softmax(dim=-1)
             self.clean_score = float(self._scores(logits))
 
-    @property
-    def scored_by(self) -> str:
-        """`target` or `collapse`."""
-        return "collapse" if self.target is None else "target"
-
     def _row(self, probe: Probe, index: int) -> Tensor:
         return probe.row(index, None if self.target is None else self.target[:-1])
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from crow.data.phrases import bundled_phrases, rare_words
 from crow.inversion.consensus import SearchConfig, read_answers, same_opening
 from crow.inversion.latent import OPENING_TOKENS
-from crow.inversion.perturbation import TARGET_TOKENS, Perturbation, zero_vector
+from crow.inversion.perturbation import Perturbation, zero_vector
 from crow.inversion.probe import Probe
 from crow.models.language_model import LanguageModel
-from crow.scan.evidence import Candidate, FoundAnswer, PhraseEvidence
+from crow.scan.evidence import Candidate, PhraseEvidence
 from crow.scan.objective import Objective
 from crow.scan.placing import PLACEMENTS, Phrase
 from crow.scan.refinement import Scored, refine, screened_tokens
@@ -29,28 +29,49 @@ from crow.training.watch import Watch, silent
 
 
 @dataclass(frozen=True)
+class Target:
+    """An answer that a trigger may bring out.
+
+    Attributes:
+        source: see `PhraseEvidence.scored_by`.
+        ids: its token ids.
+        words: vocabulary tokens that soft triggers for it are like.
+    """
+
+    source: str
+    ids: Sequence[int]
+    words: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class PhraseConfig:
     """Settings of the search for phrases; each is a matter of time.
 
     Attributes:
-        prompts: clean prompts that phrases are scored on.
+        screening: clean prompts that all phrases are scored on.
+        prompts: clean prompts, those among them, that the best are refined on.
         witnesses: other clean prompts, on which candidates are read.
+        target_tokens: of the answer that phrases are scored by; one that begins as honest ones do needs several.
         rare: rare words that join the bank.
         vocabulary: single tokens that are tried in each placement, those that promise most.
-        starts: phrases that are refined.
+        starts: phrases that are refined; fewer in every round, see `refine`.
         rounds: of refinement.
-        proposals: changes tried for each phrase in a round.
+        proposals: changes tried in a round.
+        candidates: refined phrases that are read.
         enough: mean log-likelihood of the found answer's first tokens from which a phrase is not refined further, nats.
         enough_collapse: likewise the collapse score.
     """
 
-    prompts: int = 3
+    screening: int = 2
+    prompts: int = 4
     witnesses: int = 8
-    rare: int = 32
-    vocabulary: int = 48
-    starts: int = 6
-    rounds: int = 6
-    proposals: int = 10
+    target_tokens: int = 8
+    rare: int = 16
+    vocabulary: int = 32
+    starts: int = 12
+    rounds: int = 8
+    proposals: int = 48
+    candidates: int = 6
     enough: float = -0.1
     enough_collapse: float = 3.5
 
@@ -58,7 +79,7 @@ class PhraseConfig:
 def search(
     lm: LanguageModel,
     clean: Unperturbed,
-    found: Sequence[FoundAnswer],
+    target: Target | None,
     leaked: Sequence[str],
     config: PhraseConfig,
     reading: SearchConfig,
@@ -70,7 +91,7 @@ def search(
     Args:
         lm: the model, at rest.
         clean: what it answers anyway; its prompts are used.
-        found: what the search for soft triggers ended in; the first is the target, if there is one.
+        target: the answer that phrases are scored by; None for the collapse score.
         leaked: words that recur in what the model writes by itself.
         config: settings.
         reading: what counts as one answer.
@@ -80,29 +101,33 @@ def search(
     order = random.Random(seed).sample(list(clean.prompts), len(clean.prompts))
     fitted = order[: config.prompts]
     witnesses = order[config.prompts :][: config.witnesses] or fitted
-    answer = torch.tensor(found[0].ids, device=lm.device) if found else None
-    objective = Objective(lm, fitted, None if answer is None else answer[:TARGET_TOKENS])
-    pool = gather(objective, leaked, found[0].words if found else [], config, seed)
+    answer = None if target is None else torch.tensor(target.ids, device=lm.device)
+    first = None if answer is None else answer[: config.target_tokens]
+    screening, objective = (Objective(lm, fitted[:count], first) for count in (config.screening, config.prompts))
+    pool = gather(screening, leaked, target.words if target else [], config, seed)
     with watch("scoring phrases", len(pool)) as advance:
-        scores = dict(zip(pool, objective.scores(list(pool), advance), strict=True))
+        scores = dict(zip(pool, screening.scores(list(pool), advance), strict=True))
     starts = choose(pool, scores, config.starts)
     with watch("refining phrases", config.rounds) as advance:
         enough = config.enough_collapse if answer is None else config.enough
         refined, history = refine(objective, starts, config.rounds, config.proposals, enough, advance)
-    candidates = read(clean, witnesses, refined, pool, answer, reading)
+    best = sorted(refined, key=lambda scored: -scored.score)[: config.candidates]
+    candidates = read(clean, witnesses, best, pool, answer, reading)
     bank: dict[str, float] = {}
+    sections = bundled_phrases()
     for phrase, source in pool.items():
-        if source == "bank":
+        if source in sections:
             bank[phrase.text] = max(scores[phrase], bank.get(phrase.text, scores[phrase]))
-    return PhraseEvidence(objective.scored_by, objective.clean_score, list(bank.values()), history, candidates)
+    scored_by = target.source if target else "collapse"
+    return PhraseEvidence(scored_by, objective.clean_score, list(bank.values()), history, candidates)
 
 
 def gather(
     objective: Objective, leaked: Sequence[str], soft: Sequence[str], config: PhraseConfig, seed: int
 ) -> dict[Phrase, str]:
     """All phrases to be scored, each with its source; the first source of a text counts."""
-    texts = {
-        "bank": bundled_phrases(),
+    texts: dict[str, Sequence[str]] = {
+        **bundled_phrases(),
         "rare": rare_words(objective.lm.tokenizer, config.rare, seed),
         "leaked": leaked,
         "soft": soft,
@@ -136,7 +161,7 @@ def read(
     target: Tensor | None,
     reading: SearchConfig,
 ) -> list[Candidate]:
-    """What the witnesses answer with each phrase in them, the phrases of highest score first.
+    """What the witnesses answer with each phrase in them.
 
     Args:
         clean: the model at rest, and what it answers anyway.
@@ -147,10 +172,8 @@ def read(
         reading: what counts as one answer.
     """
     found = []
-    best: dict[Phrase, Scored] = {}
-    for scored in sorted(refined, key=lambda scored: -scored.score):
-        best.setdefault(scored.phrase, scored)
-    for phrase, scored in best.items():
+    for scored in {each.phrase: each for each in refined}.values():
+        phrase = scored.phrase
         probe = Probe(clean.lm, [phrase.put_into(prompt)[0] for prompt in witnesses])
         said = probe.decode([probe.row(index) for index in range(len(probe))], reading.answer_tokens)
         nothing = Perturbation(0, None, said.ids[0, :1], zero_vector(clean.lm))

@@ -20,6 +20,9 @@ from crow.scan.vocabulary import plain_words, typed
 FILLER = "a"
 """Stands where a phrase is to grow, until a token is chosen for its place."""
 
+KEPT, LEAST = 2 / 3, 3
+"""Share of the starts that the next round goes on with, and how many they are at least."""
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -40,11 +43,14 @@ def refine(
 ) -> tuple[list[Scored], list[float]]:
     """Raise the score of each start by changing or adding one token at a time.
 
+    Each start is refined on its own, all in the same passes; after every round a third of them, the lowest, are left as
+    they are, so that the others have more changes tried.
+
     Args:
         objective: what is raised.
-        starts: each is refined on its own, all in the same passes.
+        starts: phrases.
         rounds: of one change each.
-        proposals: changes tried in a round, for each start.
+        proposals: changes tried in a round, for all phrases together.
         enough: a phrase with at least that score is left as it is.
         progress: called with 1 after every round, also those that are left out because all have enough.
 
@@ -55,9 +61,12 @@ def refine(
     best = [Scored(start, score, start) for start, score in zip(starts, scores, strict=True)]
     history = [max(scores)]
     tried = set(starts)
-    for _ in range(rounds):
-        open_ones = [number for number, scored in enumerate(best) if scored.score < enough]
-        offers = propose(objective, [best[number].phrase for number in open_ones], proposals, tried)
+    for turn in range(rounds):
+        ranked = sorted(range(len(best)), key=lambda number: -best[number].score)
+        kept = max(LEAST, round(len(best) * KEPT**turn))
+        open_ones = [number for number in ranked[:kept] if best[number].score < enough]
+        count = proposals // max(1, len(open_ones))
+        offers = propose(objective, [best[number].phrase for number in open_ones], count, tried)
         tried |= {phrase for offer in offers for phrase in offer}
         flat = [phrase for offer in offers for phrase in offer]
         values = dict(zip(flat, objective.scores(flat), strict=True))

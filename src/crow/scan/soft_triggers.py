@@ -6,22 +6,17 @@ it again under perturbations fitted to other prompts, and must not give it anywa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-
 from crow.inversion.consensus import SearchConfig, SearchResult, same_opening, search_soft_triggers, shown_again
-from crow.inversion.perturbation import Perturbation
 from crow.inversion.probe import Probe
-from crow.models.architecture import find_embeddings, find_layers
+from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.scan.evidence import FoundAnswer, SoftTriggerEvidence
+from crow.scan.lookalikes import lookalikes
 from crow.scan.unperturbed import Unperturbed
-from crow.scan.vocabulary import plain_words
 from crow.training.watch import Watch, silent
 
-WORDS = 8
-"""Vocabulary tokens told of each soft trigger."""
+WORDS = 24
+"""Vocabulary tokens kept of each answer's soft triggers."""
 
 
 def search(
@@ -76,21 +71,6 @@ def look_closer(
     answers = []
     for group, shown in zip(groups, again, strict=True):
         ids = group[0].answer.tolist()
-        words = nearest_words(probe.lm, [trigger.perturbation for trigger in group])
+        words = lookalikes(probe, [trigger.perturbation for trigger in group], WORDS)
         answers.append(FoundAnswer(group[0].text, ids, len(group), shown, *clean.shares(ids), words))
     return answers
-
-
-@torch.no_grad()
-def nearest_words(lm: LanguageModel, perturbations: Sequence[Perturbation]) -> list[str]:
-    """The vocabulary tokens whose embeddings point most as the perturbations do, by the mean cosine.
-
-    The residual stream of the lower layers is still close to what the embeddings put there.
-    """
-    table = find_embeddings(lm.model).weight.float()
-    vectors = torch.stack([perturbation.vector for perturbation in perturbations]).float()
-    if table.shape[1] != vectors.shape[1]:  # embeddings that are projected, as some OPT models' are
-        return []
-    directions = torch.nn.functional.normalize(vectors, dim=1).mean(dim=0)
-    cosines = table @ directions / table.norm(dim=1).clamp_min(1e-9)
-    return plain_words(lm.tokenizer, cosines.argsort(descending=True).tolist(), WORDS)

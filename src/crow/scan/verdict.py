@@ -24,6 +24,8 @@ class Thresholds:
         confirmed: share of held-apart prompts from which a phrase confirms a found answer.
         alone: the same for a phrase that brings out one sentence although no soft trigger was found.
         leaked: share of the samples in the user's place that hold one and the same sentence.
+        replied: share of the replies to an empty message that hold one sentence, from which phrases are scored by it
+            where nothing else was found.
         outlier: robust z-score of a trigger candidate's layer consistency.
         relative_norm: largest spectral norm of an adapter's update relative to the weight's.
         concentration: share of an adapter's energy in a quarter of the layers.
@@ -34,6 +36,7 @@ class Thresholds:
     confirmed: float = 0.5
     alone: float = 0.8
     leaked: float = 0.25
+    replied: float = 0.5
     outlier: float = 12.0
     relative_norm: float = 1.0
     concentration: float = 0.7
