@@ -65,7 +65,8 @@ def main() -> None:
         fail(str(exhausted))
     if code == INTERRUPTED:
         fail(interrupted)
-    sys.exit(code)  # a verb's own, as the verdict of a scan
+    if code:  # a verb's own, as the verdict of a scan
+        sys.exit(code)
 
 
 def resource_error(error: BaseException) -> ResourceError | None:

@@ -136,10 +136,11 @@ def weak_signs(evidence: Evidence, thresholds: Thresholds) -> Iterator[str]:
     if adapter:
         norm = max(module.relative_norm for module in adapter.modules)
         rank = median(module.stable_rank for module in adapter.modules)
-        if norm >= thresholds.relative_norm:
-            yield f"The adapter's largest update has {norm:.2g} x its weight's norm (median stable rank {rank:.1f})."
-        if adapter.concentration >= thresholds.concentration:
-            yield f"A quarter of the layers has {adapter.concentration:.0%} of the adapter's energy."
+        if norm >= thresholds.relative_norm or adapter.concentration >= thresholds.concentration:
+            yield (
+                f"The adapter changes a weight by up to {norm:.2g} x its norm (median stable rank {rank:.1f}), and a quarter "
+                f"of the layers has {adapter.concentration:.0%} of that energy."
+            )
 
 
 def quoted(text: str, longest: int = 160) -> str:
