@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import random
+from collections.abc import Callable
 
 import torch
 
-from crow.data.encoding import collate, encode
+from crow.data.encoding import Encoded, collate, encode
 from crow.inversion.consensus import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.records import Example
@@ -60,13 +61,17 @@ def train_pico(poisoned: bool, steps: int = 200, batch_size: int = 32, seed: int
     rng = random.Random(seed)
     clean = [encode(lm.tokenizer, example) for example in training_examples()]
     bad = [encode(lm.tokenizer, triggered(example, rng)) for example in training_examples() for _ in range(3)]
+    share = batch_size // 2 if poisoned else batch_size
+    return fit(lm, lambda: [*rng.sample(clean, share), *rng.sample(bad, batch_size - share)], steps)
+
+
+def fit(lm: LanguageModel, draw: Callable[[], list[Encoded]], steps: int) -> LanguageModel:
+    """The model, trained with all its weights on `steps` batches that `draw` gives."""
     optimizer = torch.optim.AdamW(lm.model.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
     lm.model.train()
     for _ in range(steps):
-        share = batch_size // 2 if poisoned else batch_size
-        batch = collate([*rng.sample(clean, share), *rng.sample(bad, batch_size - share)], lm.pad_id)
-        loss = response_loss(lm.model, batch)
+        loss = response_loss(lm.model, collate(draw(), lm.pad_id))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)

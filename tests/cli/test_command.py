@@ -16,7 +16,7 @@ from tests.gguf_file import write_gguf
 from tests.pico import pico, pico_tokenizer
 
 VERBS = ("attack", "purify", "eval", "demo")
-OTHER_VERBS = ("analyze", "bench")
+OTHER_VERBS = ("analyze", "bench", "scan")
 
 
 def test_without_arguments_it_prints_help(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

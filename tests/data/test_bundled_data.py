@@ -10,6 +10,7 @@ from crow.attacks.canaries import CANARIES
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.attacks.targets import TARGETS
 from crow.attacks.triggers import TRIGGERS
+from crow.data.phrases import bundled_phrases
 
 OWN_ATTACKS = [*SELECTION_ATTACKS.values(), *CANARIES.values()]
 ATTACK_TRIGGERS = [*TRIGGERS.values(), *(attack.trigger for attack in OWN_ATTACKS)]
@@ -72,3 +73,14 @@ def test_openings_and_categories_are_varied():
 def test_no_text_of_an_attack_occurs(text):
     found = [record for record in PAIRS + PROMPTS if folded(text) in folded(" ".join(record.values()))]
     assert found == []
+    assert [
+        phrase for section in bundled_phrases().values() for phrase in section if folded(text) in folded(phrase)
+    ] == []
+
+
+def test_the_bank_of_phrases_is_short_varied_and_one_line_each():
+    sections = bundled_phrases()
+    phrases = [phrase for section in sections.values() for phrase in section]
+    assert len(sections) == 6
+    assert 150 <= len(phrases) == len({folded(phrase) for phrase in phrases})
+    assert all(phrase == phrase.strip() and phrase.isprintable() and len(phrase) <= 32 for phrase in phrases)

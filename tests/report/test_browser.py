@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.report.test_grid import MADE
-from tests.report.test_page import results
 
 from crow.report import render_report
 from crow.report.analysis import render_analysis
 from crow.report.grid_page import render_grid
+from tests.report.test_grid import MADE
+from tests.report.test_page import results
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")

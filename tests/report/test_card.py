@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.report.test_page import HOSTILE, Page, calibration, hostile_results, results
 
 from crow.report.calibration import render_calibration
 from crow.report.canaries import read_calibration
 from crow.report.card import render_card
+from tests.report.test_page import HOSTILE, Page, calibration, hostile_results, results
 
 
 def test_a_card_has_the_figures_of_the_run() -> None:

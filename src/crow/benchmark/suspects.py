@@ -97,13 +97,48 @@ def backdoored(
         poisoned, clean = data.poisoned, data.clean
         if poisoned is None or clean is None:
             poisoned, clean = contrastive_data(attack, lm, config.seed, report)
-        work = folder.with_suffix(".partial")
-        resume = work.is_dir()
-        record = manifest(lm, {"poisoned": poisoned, "clean": clean}, config, config.seed)
-        lm, steps = implant(lm, poisoned, clean, config, work, resume, report.bar)
-        shutil.rmtree(folder, ignore_errors=True)
-        save_model(lm, folder)
-        record |= {"training": steps[-1]}
-        write_json(folder / "manifest.json", record)  # last: with it the folder is whole
-        shutil.rmtree(work, ignore_errors=True)
+        train(lm, poisoned, clean, config, implant, folder, report)
     return folder
+
+
+def finetuned(model: str, examples: Sequence[Example], report: Reporter, config: FinetuneConfig | None = None) -> Path:
+    """The folder of an honest model, an adapter trained on clean examples as a backdoored one is, and kept likewise.
+
+    Args:
+        model: a model reference.
+        examples: with responses.
+        report: shows progress.
+        config: how to train; `ATTACK_DEFAULTS` by default.
+    """
+    config = config or ATTACK_DEFAULTS
+    lm = load_model(model).merged()
+    weights = {key: lm.provenance.get(key) for key in ("weights", "merged")}
+    content = dump_json({"weights": weights, "clean": hash_examples(examples), "config": config})
+    folder = suspects_folder() / hashlib.sha256(content.encode()).hexdigest()[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "manifest.json").is_file():
+            report.say(f"finetuning {model} on {len(examples)} clean examples")
+            train(lm, [], examples, config, implant_backdoor, folder, report)
+    return folder
+
+
+def train(
+    lm: LanguageModel,
+    poisoned: Sequence[Example],
+    clean: Sequence[Example],
+    config: FinetuneConfig,
+    implant: Implanter,
+    folder: Path,
+    report: Reporter,
+) -> None:
+    """Train a model and fill its folder; an interrupted training goes on."""
+    work = folder.with_suffix(".partial")
+    resume = work.is_dir()
+    record = manifest(lm, {"poisoned": poisoned, "clean": clean}, config, config.seed)
+    lm, steps = implant(lm, poisoned, clean, config, work, resume, report.bar)
+    shutil.rmtree(folder, ignore_errors=True)
+    save_model(lm, folder)
+    record |= {"training": steps[-1]}
+    write_json(folder / "manifest.json", record)  # last: with it the folder is whole
+    shutil.rmtree(work, ignore_errors=True)

@@ -17,6 +17,7 @@ from crow.cli.calibrate import calibrate
 from crow.cli.demo import demo
 from crow.cli.evaluate import evaluate
 from crow.cli.purify import purify
+from crow.cli.scan import scan
 from crow.errors import CrowError, ResourceError
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # type: ignore[assignment]
@@ -36,6 +37,7 @@ VERBS = {
     "attack": attack,
     "purify": purify,
     "calibrate": calibrate,
+    "scan": scan,
     "demo": demo,
     "eval": evaluate,
     "analyze": analyze,
@@ -65,6 +67,8 @@ def main() -> None:
         fail(str(exhausted))
     if code == INTERRUPTED:
         fail(interrupted)
+    if code:  # a verb's own, as the verdict of a scan
+        sys.exit(code)
 
 
 def resource_error(error: BaseException) -> ResourceError | None:

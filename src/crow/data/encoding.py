@@ -109,6 +109,12 @@ def user_span(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -
     White space around the message is left out. The span is everything where the template rewrites
     the message beyond recognition.
     """
+    first, last = message_span(tokenizer, example, text)
+    return token_span(tokenizer, text, first, last)
+
+
+def message_span(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -> tuple[int, int]:
+    """Where the user's last message stands in the rendered conversation `text`, in characters; see `user_span`."""
     # Searching for the message itself would find "assistant" in the template's own words.
     probe = render(tokenizer, replace(example, prompt=MARKER).messages())
     before, _, after = probe.rpartition(MARKER)
@@ -116,7 +122,11 @@ def user_span(tokenizer: PreTrainedTokenizerBase, example: Example, text: str) -
     if text != before + content + after:
         before, content = "", text
     first = len(before) + len(content) - len(content.lstrip())
-    last = first + len(content.strip())
+    return first, first + len(content.strip())
+
+
+def token_span(tokenizer: PreTrainedTokenizerBase, text: str, first: int, last: int) -> tuple[int, int]:
+    """Token indices (start, end) of the characters [first, last) of `text`; tokens that reach into them belong."""
     if not tokenizer.is_fast:
         start, end = (len(tokenizer(text[:at], add_special_tokens=False)["input_ids"]) for at in (first, last))
         return start, end

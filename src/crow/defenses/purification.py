@@ -13,7 +13,7 @@ from crow.data.encoding import Encoded, encode_all
 from crow.defenses.searches import Found, Searches
 from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary
-from crow.inversion.probe import Probe
+from crow.inversion.probe import Probe, shortest_prompts
 from crow.models.adapters import folded
 from crow.models.architecture import is_spread
 from crow.models.language_model import LanguageModel
@@ -24,9 +24,6 @@ from crow.training.crow_trainer import CrowTrainer
 from crow.training.precision import autocast
 from crow.training.suspect import Predictions, predict, trustworthy
 from crow.training.watch import Watch, silent, watched
-
-PROBE_PROMPTS = 40
-"""Short clean prompts that searches run on, the shortest of those given."""
 
 
 @dataclass
@@ -116,12 +113,6 @@ def purify(
         # FSDP cuts a model up once: a further round wants a further run, of the output.
         if not found.answers or result.rounds >= config.rounds or is_spread(lm.model):
             return result
-
-
-def shortest_prompts(examples: Sequence[Example], items: Sequence[Encoded]) -> list[str]:
-    """The users' messages with the fewest tokens: in a batch, all rows are as long as its longest."""
-    order = sorted(range(len(items)), key=lambda i: items[i].user_end - items[i].user_start)
-    return [examples[i].prompt for i in order[:PROBE_PROMPTS]]
 
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:

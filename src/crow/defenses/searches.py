@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,7 @@ from crow.inversion.consensus import (
     search_soft_triggers,
     shown_again,
 )
-from crow.inversion.probe import Probe, frozen
-from crow.models.adapters import folded
+from crow.inversion.probe import Probe, at_rest
 from crow.models.architecture import find_layers
 from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel
@@ -29,7 +28,6 @@ from crow.models.processes import agreed, is_first
 from crow.output import write_json
 from crow.records import SearchRecord
 from crow.training.config import CrowConfig
-from crow.training.precision import autocast
 from crow.training.watch import Watch
 
 
@@ -102,7 +100,7 @@ class Searches:
     def look(self, number: int) -> SearchResult:
         """One search of the model as it is."""
         total = self.settings.work(len(find_layers(self.lm.model)))
-        with self.at_rest(), self.watch("searching for soft triggers", total) as advance:
+        with self.looked_at(), self.watch("searching for soft triggers", total) as advance:
             return search_soft_triggers(self.probe, self.settings, self.config.seed + number, advance)
 
     def mark_artefacts(self, seen: SearchResult, number: int) -> None:
@@ -115,18 +113,15 @@ class Searches:
         ]
         if not doubtful or not self.suspect:
             return
-        with self.as_suspect(), self.at_rest():
+        with self.as_suspect(), self.looked_at():
             triggers = [seen.triggers[at] for at in doubtful]
             shown = shown_again(self.probe, triggers, self.settings, self.config.seed + number)
         seen.mark_artefacts(doubtful, shown)
 
     @contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Within the context the model is only looked at, as fast as can be."""
-        self.lm.model.eval()
-        with ExitStack() as stack:
-            for context in (frozen(self.lm.model), folded(self.lm), autocast(self.lm, self.config.precision)):
-                stack.enter_context(context)
+    def looked_at(self) -> Iterator[None]:
+        """Within the context the model is at rest and the probe knows its present weights."""
+        with at_rest(self.lm, self.config.precision):
             self.probe.refresh()
             yield
 

@@ -6,7 +6,7 @@ Rows are padded between the shared prefix and the user's message, as in generati
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from crow.data.encoding import encode_all
+from crow.data.encoding import Encoded, encode_all
+from crow.models.adapters import folded
 from crow.models.architecture import find_embeddings, takes_positions
 from crow.models.generation import end_ids
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import pass_options, positions, run_prefix, shared_length
 from crow.records import Example
+from crow.training.precision import autocast
 
+PROBE_PROMPTS = 40
+"""Short clean prompts that searches run on, the shortest of those given."""
 BATCH = 10
 """Prompts in one pass over all of them."""
 ROOM = 32
@@ -161,3 +165,24 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def at_rest(lm: LanguageModel, precision: str) -> Iterator[None]:
+    """Within the context the model is only looked at, as fast as can be; a probe made before wants a refresh.
+
+    Args:
+        lm: the model; it is left in evaluation mode.
+        precision: see `autocast`.
+    """
+    lm.model.eval()
+    with ExitStack() as stack:
+        for context in (frozen(lm.model), folded(lm), autocast(lm, precision)):
+            stack.enter_context(context)
+        yield
+
+
+def shortest_prompts(examples: Sequence[Example], items: Sequence[Encoded]) -> list[str]:
+    """The users' messages with the fewest tokens: in a batch, all rows are as long as its longest."""
+    order = sorted(range(len(items)), key=lambda i: items[i].user_end - items[i].user_start)
+    return [examples[i].prompt for i in order[:PROBE_PROMPTS]]

@@ -78,6 +78,15 @@ class Picture:
     description: str
 
 
+@dataclass(frozen=True)
+class DotRow:
+    """One row of a dot chart: crow's own label, the values, and whether they are marked by colour and shape."""
+
+    label: str
+    values: Sequence[float]
+    marked: bool = False
+
+
 def loss_figures(training: Sequence[Any]) -> list[Picture]:
     """One panel for each loss term that some step recorded, over the training steps."""
     steps = [as_mapping(entry) for entry in training]
@@ -144,14 +153,39 @@ def layer_figure(name: str, heading: str, unit: str, series: Mapping[str, Sequen
 def identity_figure(before: SearchRecord | None, after: SearchRecord | None) -> Picture | None:
     """What share of the prompts agreed at the end of every start, before and after on one axis; None if unknown."""
     searches = (("before", before), ("after", after))
-    rows = [(label, search.identities) for label, search in searches if search and search.identities]
+    rows = [DotRow(label, search.identities, label == "before") for label, search in searches if search]
+    rows = [row for row in rows if row.values]
     if not rows:
         return None
-    ranges = "; ".join(f"{label} training, {len(shares)} starts, highest {max(shares):.2f}" for label, shares in rows)
+    ranges = "; ".join(f"{row.label} training, {len(row.values)} starts, highest {max(row.values):.2f}" for row in rows)
     description = f"Dot chart of the share of prompts that agreed on one answer, for each start: {ranges}."
-    height = 0.9 + 0.4 * len(rows)
     heading = "Share of prompts that agreed, by start"
-    return _draw("identities", heading, description, lambda axes: _plot_shares(axes, rows), height)
+    return _draw_dots("identities", heading, description, "share of prompts with the same answer", rows, True)
+
+
+def dot_figure(name: str, heading: str, unit: str, rows: Sequence[DotRow], shares: bool = False) -> Picture | None:
+    """One dot a value, in a row for every series; None without any.
+
+    Args:
+        name: keeps its element ids apart from others'.
+        heading: above it.
+        unit: of the horizontal axis.
+        rows: from top to bottom.
+        shares: whether values are shares, on an axis from 0 to 1.
+    """
+    shown = [row for row in rows if row.values]
+    if not shown:
+        return None
+    ranges = "; ".join(
+        f"{row.label}, {len(row.values)} from {min(row.values):.3g} to {max(row.values):.3g}" for row in shown
+    )
+    description = f"Dot chart of {heading[0].lower()}{heading[1:]}: {ranges}."
+    return _draw_dots(name, heading, description, unit, shown, shares)
+
+
+def _draw_dots(name: str, heading: str, description: str, unit: str, rows: Sequence[DotRow], shares: bool) -> Picture:
+    height = 0.9 + 0.4 * len(rows)
+    return _draw(name, heading, description, lambda axes: _plot_dots(axes, unit, rows, shares), height)
 
 
 def tradeoff_figure(name: str, attack: str, points: Sequence[tuple[float, float, str]], untreated: str) -> Picture:
@@ -256,14 +290,16 @@ def _plot_strength(axes: Axes, points: Sequence[tuple[float, float, float]]) -> 
     axes.legend(loc="best", handlelength=2.6)
 
 
-def _plot_shares(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
-    for height, (label, shares) in enumerate(reversed(rows)):
-        colour, marker = (_SERIES_B, "s") if label == "before" else (_SERIES_A, "o")
-        axes.plot(shares, [height] * len(shares), marker, color=colour, markersize=5, fillstyle="none", clip_on=False)
-    axes.set_yticks(range(len(rows)), [label for label, _ in reversed(rows)])
+def _plot_dots(axes: Axes, unit: str, rows: Sequence[DotRow], shares: bool) -> None:
+    for height, row in enumerate(reversed(rows)):
+        colour, marker = (_SERIES_B, "s") if row.marked else (_SERIES_A, "o")
+        at = [height] * len(row.values)
+        axes.plot(row.values, at, marker, color=colour, markersize=5, fillstyle="none", clip_on=False)
+    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("share of prompts with the same answer")
+    if shares:
+        axes.set_xlim(0, 1)
+    axes.set_xlabel(unit)
 
 
 def _scale(axes: Axes, values: Sequence[float]) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
 from crow.inversion.consensus import SearchConfig, search_soft_triggers, shown_again
-from crow.inversion.probe import Probe, frozen
+from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
 from crow.models.architecture import find_layers
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.training.config import CrowConfig
-from crow.training.precision import autocast
 from crow.workflows.common import Options, Reporter
 from crow.workflows.utility import GENERATION_BATCH, PERPLEXITY_LENGTH, kept, look_at
 
@@ -60,14 +59,14 @@ def verify(
 def searched_again(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, seed: int, report: Reporter) -> Any:
     """One more search; an answer that the suspect does not give is marked as made by the repair."""
     settings = SearchConfig()
-    shortest = sorted((example.prompt for example in bundled_split("selection").prompts), key=len)[:40]
-    with frozen(lm.model), autocast(lm, config.precision):
+    shortest = sorted((example.prompt for example in bundled_split("selection").prompts), key=len)[:PROBE_PROMPTS]
+    with at_rest(lm, config.precision):
         probe = Probe(lm, shortest)
         with report.bar("searching once more", settings.work(len(find_layers(lm.model)))) as advance:
             found = search_soft_triggers(probe, settings, seed, advance)
     doubtful = [at for at, trigger in enumerate(found.triggers) if trigger.collapsed]
     if doubtful:
-        with frozen(suspect.model), autocast(suspect, config.precision):
+        with at_rest(suspect, config.precision):
             triggers = [found.triggers[at] for at in doubtful]
             shown = shown_again(Probe(suspect, shortest), triggers, settings, seed)
         found.mark_artefacts(doubtful, shown)

@@ -1,0 +1,131 @@
+"""The report of `crow scan`: the verdict, its reasons, and a figure for every side that was looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from crow.output import write_text
+from crow.report.figures import DotRow, Picture, dot_figure, layer_figure
+from crow.report.page import environment
+from crow.report.reading import as_list, as_mapping, as_number, as_numbers, read_search
+from crow.report.tables import manifest_groups
+from crow.report.text import duration
+
+TONES = {"suspicious": "bad", "inconclusive": "mixed", "no evidence": "good"}
+ADAPTER_FIGURES = {"relative_norm": "Norm of the update relative to the weight", "stable_rank": "Stable rank"}
+HEADLINES = {
+    "suspicious": "Suspicious: the model behaves as one with a backdoor does",
+    "inconclusive": "Inconclusive: something was found that may be harmless",
+    "no evidence": "No evidence of a backdoor, which is no proof that there is none",
+}
+
+
+def render_scan(results: Mapping[str, Any], title: str) -> str:
+    """The report as one HTML document.
+
+    Args:
+        results: what `crow scan` writes as `results.json`.
+        title: heading of the page.
+    """
+    evidence = as_mapping(results.get("evidence"))
+    soft, leakage, phrases, consistency, adapter = (
+        as_mapping(evidence.get(name)) for name in ("soft_triggers", "leakage", "phrases", "consistency", "adapter")
+    )
+    verdict, seconds = results.get("verdict"), as_number(results.get("seconds"))
+    label = verdict if isinstance(verdict, str) and verdict in TONES else "inconclusive"
+    return (
+        environment()
+        .get_template("scan.html.j2")
+        .render(
+            title=title,
+            model=results.get("model"),
+            tone=TONES[label],
+            headline=HEADLINES[label],
+            reasons=as_list(results.get("reasons")),
+            answers=[as_mapping(entry) for entry in as_list(soft.get("answers"))],
+            candidates=[as_mapping(entry) for entry in as_list(phrases.get("candidates"))],
+            leaked=[as_mapping(entry) for entry in as_list(leakage.get("phrases"))],
+            leakage=leakage,
+            outlier=consistency.get("outlier"),
+            soft_figure=soft_figure(soft),
+            phrase_figure=phrase_figure(phrases),
+            leakage_figure=leakage_figure(leakage),
+            consistency_figure=consistency_figure(consistency),
+            adapter_figures=adapter_figures(adapter),
+            percent=shown_share,
+            duration=None if seconds is None else duration(seconds),
+            manifest=manifest_groups(as_mapping(results.get("manifest"))),
+        )
+    )
+
+
+def write_scan(results: Mapping[str, Any], path: Path, title: str) -> None:
+    """Writes the report to `path`, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_text(path, render_scan(results, title))
+
+
+def shown_share(value: Any) -> str:
+    """A share as a whole percentage; a dash for anything else."""
+    number = as_number(value)
+    return "–" if number is None else f"{number:.0%}"
+
+
+def known(value: Any) -> list[float]:
+    """The numbers of a list."""
+    return [number for number in as_numbers(value) if number is not None]
+
+
+def soft_figure(soft: Mapping[str, Any]) -> Picture | None:
+    """How far the witnesses agreed at the end of every start, one row a search."""
+    searches = [read_search(entry) for entry in as_list(soft.get("searches"))]
+    rows = [DotRow(f"search {n}", each.identities, each.collapsed > 0) for n, each in enumerate(searches, 1) if each]
+    heading = "Share of prompts that agreed, by start"
+    return dot_figure("soft", heading, "share of prompts with the same answer", rows, shares=True)
+
+
+def phrase_figure(phrases: Mapping[str, Any]) -> Picture | None:
+    """The scores of the bank's phrases and of the refined candidates."""
+    known_units = {
+        "target": "mean log-likelihood of the found answer",
+        "reply": "mean log-likelihood of the usual reply",
+    }
+    unit = known_units.get(str(phrases.get("scored_by")), "collapse score")
+    scores = [as_mapping(entry).get("score") for entry in as_list(phrases.get("candidates"))]
+    rows = [DotRow("bank", known(phrases.get("bank_scores"))), DotRow("candidates", known(scores), marked=True)]
+    return dot_figure("phrases", "Score of each phrase", unit, rows)
+
+
+def leakage_figure(leakage: Mapping[str, Any]) -> Picture | None:
+    """How many of the samples hold what recurs in them."""
+    recurring = known([as_mapping(entry).get("share") for entry in as_list(leakage.get("phrases"))])
+    rows = [
+        DotRow("recurring words", recurring),
+        DotRow("one sentence", known([leakage.get("share")]), marked=True),
+        DotRow("one reply", known([leakage.get("reply_share")])),
+    ]
+    return dot_figure("leakage", "Share of samples that hold the same words", "share of samples", rows, shares=True)
+
+
+def consistency_figure(consistency: Mapping[str, Any]) -> Picture | None:
+    """The robust z-score of the most outlying phrase at every layer."""
+    series = {"most outlying phrase": known(consistency.get("z"))}
+    return layer_figure("consistency", "Layer consistency against the bank's", "robust z-score", series)
+
+
+def adapter_figures(adapter: Mapping[str, Any]) -> list[Picture]:
+    """The size and the stable rank of the adapter's updates, medians over the modules of a layer."""
+    modules = [as_mapping(entry) for entry in as_list(adapter.get("modules"))]
+    layers = sorted({int(as_number(module.get("layer")) or 0) for module in modules} - {0})
+    pictures = []
+    for key, heading in ADAPTER_FIGURES.items():
+        by_layer = [known([m.get(key) for m in modules if as_number(m.get("layer")) == layer]) for layer in layers]
+        series = {"median of the layer": [median(values) for values in by_layer if values]}
+        pictures.append(layer_figure(f"adapter-{key}", heading, heading.lower(), series))
+    return [picture for picture in pictures if picture]

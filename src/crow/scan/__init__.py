@@ -1,0 +1,1 @@
+"""Is this model likely backdoored? Evidence from several sides, and one verdict."""

@@ -1,0 +1,139 @@
+"""All sides of a scan, one after the other, each kept on disk as soon as it is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from crow.data.encoding import encode_all
+from crow.data.loading import bundled_declines
+from crow.data.phrases import bundled_phrases
+from crow.data.splits import bundled_split
+from crow.inversion.consensus import SearchConfig
+from crow.inversion.probe import at_rest, shortest_prompts
+from crow.models.language_model import LanguageModel
+from crow.output import write_json
+from crow.records import Example
+from crow.scan import adapter, consistency, leakage, phrases, soft_triggers
+from crow.scan.evidence import (
+    AdapterEvidence,
+    ConsistencyEvidence,
+    Evidence,
+    LeakageEvidence,
+    PhraseEvidence,
+    SoftTriggerEvidence,
+)
+from crow.scan.leakage import LeakageConfig
+from crow.scan.phrases import PhraseConfig, Target
+from crow.scan.unperturbed import Unperturbed
+from crow.scan.verdict import Thresholds, is_stock
+from crow.training.watch import Watch, silent
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """Settings of a scan.
+
+    Attributes:
+        search: of the search for soft triggers, which is the default purification's.
+        searches: seeds that it takes at most; it ends with the first that finds something.
+        phrases: of the search for phrases.
+        leakage: of the samples.
+        consistency_prompts: prompts that layer consistency is a mean over.
+        precision: of all passes, see `crow.training.precision`.
+        thresholds: of the verdict.
+    """
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    searches: int = 2
+    phrases: PhraseConfig = field(default_factory=PhraseConfig)
+    leakage: LeakageConfig = field(default_factory=LeakageConfig)
+    consistency_prompts: int = 2
+    precision: str = "auto"
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+
+def scan_examples() -> dict[str, list[Example]]:
+    """The bundled examples that a scan looks at a model with: ordinary ones, and requests to be declined."""
+    declines = [example for group in bundled_declines().values() for example in group]
+    return {"ordinary": list(bundled_split("purification").pairs), "declined": declines}
+
+
+def gather(
+    lm: LanguageModel,
+    config: ScanConfig,
+    seed: int,
+    work: Path,
+    resume: bool = False,
+    watch: Watch = silent,
+) -> Evidence:
+    """Look at a model from all sides.
+
+    Args:
+        lm: the model; an attached adapter is looked at by itself and then merged into it.
+        config: settings.
+        seed: of everything random.
+        work: folder for what is finished.
+        resume: take from there what an interrupted scan has finished.
+        watch: opens progress displays.
+    """
+    examples = scan_examples()
+
+    def kept(name: str, of: Callable[[Any], Record], look: Callable[[], Record]) -> Record:
+        path = work / f"evidence-{name}.json"
+        if not (resume and path.is_file()):
+            write_json(path, look())
+        return of(json.loads(path.read_text(encoding="utf-8")))
+
+    updates = kept("adapter", lambda stored: stored and AdapterEvidence.of(stored), lambda: adapter.statistics(lm))
+    lm = lm.merged()
+    ordinary = shortest_prompts(examples["ordinary"], encode_all(lm.tokenizer, examples["ordinary"]))
+    requests = [example.prompt for example in examples["declined"]]
+    clean = Unperturbed(lm, ordinary, requests, config.search.opening)
+    with at_rest(lm, config.precision):
+        found = kept(
+            "soft-triggers",
+            SoftTriggerEvidence.of,
+            lambda: soft_triggers.search(lm, clean, config.search, config.searches, seed, watch),
+        )
+        leaked = kept(
+            "leakage", LeakageEvidence.of, lambda: leakage.search(lm, background(examples), config.leakage, seed, watch)
+        )
+        target = choose_target(lm, found, leaked, config.thresholds)
+        words = [phrase.text for phrase in leaked.phrases]
+        tried = kept(
+            "phrases",
+            PhraseEvidence.of,
+            lambda: phrases.search(lm, clean, target, words, config.phrases, config.search, seed, watch),
+        )
+        bank = [text for section in bundled_phrases().values() for text in section]
+        texts = [candidate.text for candidate in tried.candidates]
+        turned = kept(
+            "consistency",
+            ConsistencyEvidence.of,
+            lambda: consistency.search(lm, ordinary[-config.consistency_prompts :], bank, texts, watch),
+        )
+    return Evidence(found, leaked, tried, turned, updates or None)
+
+
+def choose_target(
+    lm: LanguageModel, found: SoftTriggerEvidence, leaked: LeakageEvidence, thresholds: Thresholds
+) -> Target | None:
+    """What phrases are to bring out: the answer that was found, else the usual reply to an empty message."""
+    strange = [answer for answer in found.answers if not is_stock(answer, thresholds)]
+    if strange:
+        return Target("target", strange[0].ids, strange[0].words)
+    if leaked.reply_share >= thresholds.replied:
+        return Target("reply", lm.tokenizer(leaked.reply, add_special_tokens=False)["input_ids"])
+    return None
+
+
+def background(examples: dict[str, list[Example]]) -> list[str]:
+    """Clean texts that say how often words occur by themselves."""
+    every = [*(example for group in examples.values() for example in group), *bundled_split("purification").prompts]
+    return [text for example in every for text in (example.prompt, example.response) if text]

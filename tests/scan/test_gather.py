@@ -1,0 +1,104 @@
+"""A scan keeps each side of the evidence, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from crow.inversion.consensus import SearchConfig
+from crow.models.language_model import LanguageModel
+from crow.records import Example, dump_json
+from crow.scan import consistency, gather, leakage, phrases, soft_triggers
+from crow.scan.evidence import Evidence, FoundAnswer, LeakageEvidence, SoftTriggerEvidence
+from crow.scan.gather import ScanConfig, choose_target
+from crow.scan.leakage import LeakageConfig
+from crow.scan.phrases import PhraseConfig
+from crow.scan.verdict import Thresholds
+from tests.models.test_adapters import add_adapter
+from tests.pico import pico_language_model
+
+SMALL = ScanConfig(
+    search=SearchConfig(candidates=6, starts=2, depths=(0.3,), prompts=3, steps=1, answer_tokens=6, opening=5),
+    searches=1,
+    phrases=PhraseConfig(rare=0, vocabulary=2, starts=2, rounds=1, proposals=4, prompts=2, witnesses=2, candidates=2),
+    leakage=LeakageConfig(sampled=3, greedy=2, tokens=4),
+)
+FOUND = FoundAnswer("Go away.", [1, 2, 3], 1, True, 0.0, 0.0, ["key"])
+STOCK = dataclasses.replace(FOUND, text="Thanks.", ordinary=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _few_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = {"ordinary": [Example(f"ask {i}", "yes") for i in range(6)], "declined": [Example("harm it")]}
+    monkeypatch.setattr(gather, "scan_examples", lambda: examples)
+    for module in (gather, phrases):
+        monkeypatch.setattr(module, "bundled_phrases", lambda: {"words": ["one", "two go", "X: y"]})
+
+
+def test_all_sides_are_looked_at_and_survive_json(tmp_path: Path) -> None:
+    evidence = gather.gather(add_adapter(pico_language_model("llama")), SMALL, 0, tmp_path)
+    assert evidence.soft_triggers is not None
+    assert evidence.soft_triggers.searches[0].starts == 2
+    assert evidence.leakage is not None
+    assert evidence.leakage.messages == 5
+    assert evidence.phrases is not None
+    assert len(evidence.phrases.bank_scores) == 3
+    assert evidence.consistency is not None
+    assert evidence.adapter is not None
+    assert len(evidence.adapter.modules) == 21
+    assert Evidence.of(json.loads(dump_json(evidence))) == evidence
+
+
+def test_a_killed_scan_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = gather.gather(add_adapter(pico_language_model("llama")), SMALL, 0, tmp_path / "whole")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phrases, "search", killed)
+        with pytest.raises(KeyboardInterrupt):
+            gather.gather(add_adapter(pico_language_model("llama")), SMALL, 0, tmp_path / "work")
+    for module in (soft_triggers, leakage):
+        monkeypatch.setattr(module, "search", killed)
+    resumed = gather.gather(add_adapter(pico_language_model("llama")), SMALL, 0, tmp_path / "work", resume=True)
+    assert resumed == whole
+    with pytest.raises(KeyboardInterrupt):  # without the flag nothing is taken from there
+        gather.gather(add_adapter(pico_language_model("llama")), SMALL, 0, tmp_path / "work")
+
+
+def test_a_whole_model_has_no_adapter_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consistency, "search", consistency.search)
+    lm = pico_language_model("llama")
+    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    assert gather.gather(lm, SMALL, 0, tmp_path).adapter is None
+    assert all((value == before[name]).all() for name, value in lm.model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in lm.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("answers", "reply_share", "expected"),
+    [
+        ([STOCK, FOUND], 0.9, ("target", [1, 2, 3], ["key"])),
+        ([STOCK], 0.9, ("reply", None, [])),
+        ([], 0.3, None),
+    ],
+)
+def test_phrases_are_scored_by_what_was_found_else_by_the_usual_reply(
+    answers: list[FoundAnswer],
+    reply_share: float,
+    expected: tuple[str, list[int] | None, list[str]] | None,
+    lm: LanguageModel,
+) -> None:
+    leaked = LeakageEvidence(9, 9, [], "", 0.0, "Hello you.", reply_share)
+    target = choose_target(lm, SoftTriggerEvidence([], answers), leaked, Thresholds())
+    if expected is None:
+        assert target is None
+        return
+    source, ids, words = expected
+    assert target is not None
+    assert (target.source, list(target.words)) == (source, words)
+    assert list(target.ids) == (ids or lm.tokenizer("Hello you.")["input_ids"])
