@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,27 +12,19 @@ import pytest
 
 from crow.benchmark.journal import Journal
 from crow.data.splits import bundled_split
-from crow.evaluation.success import folded
 from crow.models.loading import save_model
 from crow.scan.evidence import Evidence
 from crow.scan.verdict import Finding
+from tests.benchmark.scripts import loaded_script
 from tests.pico import pico_language_model
 from tests.scan.test_gather import SMALL, _few_texts  # noqa: F401 the fixture keeps scans small
 from tests.scan.test_verdict import PHRASE, candidate, phrases, soft
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def scan() -> Iterator[ModuleType]:
     """The benchmark, as a module."""
-    spec = importlib.util.spec_from_file_location("scan_benchmark", ROOT / "benchmarks" / "scan.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "scan_benchmark", module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
+    with loaded_script("scan") as module:
         yield module
 
 
@@ -91,7 +81,6 @@ def test_the_attackers_text_is_recovered_where_an_answer_holds_it(scan: ModuleTy
     cell = scan.Cell("test", True, "badnets-sentiment", 0)
     assert not scan.recovered(cell, Evidence(soft()), Finding("suspicious", [], ["Go on."], []))
     assert scan.recovered(cell, Evidence(soft()), Finding("suspicious", [], ["Oh, you are  STUPID!"], []))
-    assert scan.folded("A\n b") == folded("A\n b")
 
 
 def test_a_cell_runs_from_planting_to_the_table(
