@@ -40,5 +40,8 @@ def test_an_honest_model_is_trained_once_for_its_data_and_seed(tmp_path: Path, m
     assert load_model(str(folder)).is_adapter
     assert finetuned(base, examples, report, config) == folder
     assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == written
-    others = [finetuned(base, examples[:3], report, config), finetuned(base, examples, report, FinetuneConfig(epochs=1.0))]
+    others = [
+        finetuned(base, examples[:3], report, config),
+        finetuned(base, examples, report, FinetuneConfig(epochs=1.0)),
+    ]
     assert len({folder, *others}) == 3

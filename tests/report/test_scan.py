@@ -37,7 +37,15 @@ def results() -> dict[str, Any]:
 @pytest.mark.parametrize("verdict", list(HEADLINES))
 def test_the_page_says_the_verdict_its_reasons_and_what_was_found(verdict: str) -> None:
     page = Page(render_scan({**results(), "verdict": verdict}, "Scan"))
-    for text in (HEADLINES[verdict], "one answer.", "Go away now.", "Sesame", "once more", "One for all.", "5\N{NO-BREAK SPACE}min 05"):
+    for text in (
+        HEADLINES[verdict],
+        "one answer.",
+        "Go away now.",
+        "Sesame",
+        "once more",
+        "One for all.",
+        "5\N{NO-BREAK SPACE}min 05",
+    ):
         assert text in page.text, text
     assert page.named("svg") == ["svg"] * 6
 
