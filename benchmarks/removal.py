@@ -214,6 +214,28 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def summary() -> str:
+    """Of each backdoor and treatment how many triggered prompts are left, and the perplexity beside the suspect's."""
+    columns = [("merged", "default"), ("continued", "default")]
+    columns += [("merged", name) for name in treatments() if name != "default"]
+    heads = [name if handed == "merged" else f"{name}, adapter continued" for handed, name in columns]
+    lines = [f"| backdoor | {' | '.join(heads)} |", "| --- " * (1 + len(columns)) + "|"]
+    for task, trigger in ATTACKS:
+        row = [left(Cell(f"{task}-{trigger}", handed, name)) for handed, name in columns]
+        lines.append(f"| {task}-{trigger} | {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def left(cell: Cell) -> str:
+    """The hits among the triggered prompts of a cell, and its perplexity; a dash where it has not been measured."""
+    record = read_record(RESULTS / f"{cell.name}.json")
+    if record is None:
+        return "\N{EN DASH}"
+    triggered, value = record["measured"]["asr_triggered"], record["measured"]["perplexity"]["value"]
+    before = read_record(untreated_path(cell.attack, record["manifest"]["model"]))
+    return f"{round(triggered['value'] * triggered['n'])}, x {ratio(value, before)}"
+
+
 def searched(search: dict[str, Any] | None) -> str:
     """Of how many starts how many ended in one answer, before and after."""
     if not search or not search["before"]:
@@ -221,12 +243,17 @@ def searched(search: dict[str, Any] | None) -> str:
     return f"{search['before']['collapsed']} to {search['after']['collapsed']} of {search['before']['starts']}"
 
 
+def evidence() -> str:
+    """What the README shows."""
+    return f"{summary()}\n\n<details><summary>Every row, with intervals</summary>\n\n{table()}\n\n</details>"
+
+
 def write_readme() -> None:
-    """Put the table into the README, between its marks."""
+    """Put the evidence into the README, between its marks."""
     path = ROOT.parent / "README.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+    path.write_text(f"{before}{BEGIN}\n{evidence()}\n{END}{after}", encoding="utf-8")
 
 
 def rate(record: dict[str, Any] | None, key: str) -> str:
