@@ -16,7 +16,8 @@ from tests.scan.test_gather import SMALL, _few_texts  # noqa: F401 the fixture k
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crow.scan.gather.ScanConfig", lambda: SMALL)
+    for module in ("crow.scan.gather", "crow.workflows.purify"):
+        monkeypatch.setattr(f"{module}.ScanConfig", lambda: SMALL)
     monkeypatch.setattr(workflow, "scan_examples", dict)
 
 
@@ -85,3 +86,51 @@ def test_what_the_user_can_mend_is_exit_code_2(
     (tmp_path / "full" / "file").touch()
     assert run("scan", model, "-o", tmp_path / "full") == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+QUICK = ("--preset", "paper", "--epochs", 1, "--samples", 4, "--quiet")
+
+
+def test_purify_scans_first_and_tells(
+    run: Run, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workflow, "gather", lambda *_: Evidence())
+    monkeypatch.setattr(workflow, "judge", lambda *_: Finding("suspicious", ["Because <b>."], ["Go <i>."], ["key"]))
+    out = tmp_path / "out"
+    assert run("purify", model, "-o", out, "--data", data, "--scan", *QUICK) == 0
+    scan = json.loads((out / "results.json").read_text())["scan"]
+    assert (scan["verdict"], scan["targets"], scan["triggers"]) == ("suspicious", ["Go <i>."], ["key"])
+    assert scan["seconds"] >= 0
+    page, card = (out / "report.html").read_text(), (out / "README.md").read_text()
+    assert "Because &lt;b&gt;." in page
+    assert "Before anything was changed. Suspicious: the model behaves as one with a backdoor does." in page
+    for text in (page, card):
+        assert "suspicious; 1 target text and 1 candidate for a trigger are on record" in text
+    assert "Because" not in card
+
+
+def test_purify_goes_on_with_an_interrupted_scan(
+    run: Run, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crow.scan.leakage.search", killed)
+        assert run("purify", model, "-o", out, "--data", data, "--scan", *QUICK) == 2
+    assert not out.exists()
+    monkeypatch.setattr("crow.scan.soft_triggers.search", killed)
+    assert run("purify", model, "-o", out, "--data", data, "--scan", *QUICK, "--resume") == 0
+    results = json.loads((out / "results.json").read_text())
+    assert len(results["scan"]["evidence"]["soft_triggers"]["searches"]) == 1
+    assert len(results["training"]) > 0
+    assert (out / "report.html").read_text().count("Not looked at.") == 0
+
+
+def test_purify_without_a_scan_says_nothing_of_one(run: Run, model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run("purify", model, "-o", out, "--data", data, *QUICK) == 0
+    assert "scan" not in json.loads((out / "results.json").read_text())
+    assert "Scan of the suspect" not in (out / "report.html").read_text()

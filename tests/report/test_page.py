@@ -17,6 +17,7 @@ HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}{% raw %}\"' onload=x \u202eevil\
 SECTIONS = {
     "answers": "Answers side by side",
     "search": "What the search found",
+    "scan": "Scan of the suspect",
     "training": "Training losses",
     "calibration": "Calibration by canaries: strength 0.85",
     "consistency_curves": "Layer consistency",
@@ -60,6 +61,18 @@ def verification() -> dict[str, Any]:
     }
 
 
+def scan() -> dict[str, Any]:
+    search = {"starts": 12, "collapsed": 2, "texts": ["I cannot do that."], "identities": [1.0, 0.2]}
+    answer = {"text": "I cannot do that.", "starts": 2, "again": True, "ordinary": 0.0, "declined": 0.1}
+    return {
+        "verdict": "suspicious",
+        "reasons": ["Unrelated prompts can be brought to one answer."],
+        "targets": ["I cannot do that."],
+        "triggers": ["key"],
+        "evidence": {"soft_triggers": {"searches": [search], "answers": [answer]}},
+    }
+
+
 def results() -> dict[str, Any]:
     return {
         "before": evaluation(196, 6.0),
@@ -69,6 +82,7 @@ def results() -> dict[str, Any]:
             "before": {"starts": 8, "collapsed": 5, "texts": ["I cannot do that."], "identities": [1.0, 0.1]},
             "after": {"starts": 6, "collapsed": 0, "texts": [], "identities": [0.2]},
         },
+        "scan": scan(),
         "calibration": calibration(),
         "verification": verification(),
         "consistency_curves": {
@@ -181,7 +195,7 @@ def test_structure_for_assistive_technology(demo):
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
     images = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
-    assert len(images) == len(page.named("figure")) == len(page.named("figcaption")) == 3 + 2 + 1 + 1
+    assert len(images) == len(page.named("figure")) == len(page.named("figcaption")) == 3 + 2 + 1 + 1 + 1
     assert all(image["aria-label"] for image in images)
 
 
@@ -253,6 +267,7 @@ PLACES = [
     ("before",), ("before", "asr_triggered"), ("after", "asr_clean", "value"), ("after", "perplexity", "value"),
     ("after", "n_empty"), ("training",), ("search",), ("search", "before"), ("search", "before", "texts"),
     ("search", "after", "starts"), ("consistency_curves",), ("answers",), ("seconds",), ("manifest",), ("model",),
+    ("scan",), ("scan", "verdict"), ("scan", "reasons"), ("scan", "targets"), ("scan", "evidence"),
 ]  # fmt: skip
 
 

@@ -54,6 +54,7 @@ def purify(
     lr: LearningRate = None,
     rank: Rank = None,
     keep_adapter: Annotated[bool, typer.Option("--keep-adapter", help="Leave the adapter in DIR/adapter too.")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help="Scan MODEL first, as crow scan does.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Search once more, and measure what is kept of MODEL.")
     ] = False,
@@ -96,6 +97,6 @@ def purify(
         show(figures, json_output, lambda: show_plan(figures))
         return
     suspect = Suspect(model, adapter, continue_adapter)
-    request = PurifyRequest(suspect, data, prompts, parse_strength(strength), keep_adapter, verify)
+    request = PurifyRequest(suspect, data, prompts, parse_strength(strength), keep_adapter, verify, scan)
     results = run_purify(request, config, options)
     show(results, json_output, lambda: show_search(results, output))

@@ -15,6 +15,7 @@ from crow.report.reading import (
     read_rate,
     read_search,
 )
+from crow.report.scan import scan_label
 from crow.report.text import count_of, duration, factor, plural
 from crow.report.verdict import Verdict
 
@@ -28,7 +29,7 @@ def account(
 ) -> list[tuple[str, list[str]]]:
     """(heading, sentences) for each of the four questions; a question without an answer says so."""
     return [
-        ("Found", _found(search_before)),
+        ("Found", [*_scanned(as_mapping(results.get("scan"))), *_found(search_before)]),
         ("Done", _done(results)),
         ("Shown", [*_shown(verdict, search_after), *_verified(as_mapping(results.get("verification")))]),
         ("Not shown", _not_shown(results, verdict, after)),
@@ -44,6 +45,15 @@ def _found(search: SearchRecord | None) -> list[str]:
         f"In {search.collapsed} of {plural(search.starts, 'start')} of the search, a soft trigger made "
         "unrelated prompts give one and the same answer, as the trigger of a backdoor does."
     ]
+
+
+def _scanned(scan: Mapping[str, Any]) -> list[str]:
+    """What `--scan` came to."""
+    if not scan:
+        return []
+    targets, triggers = as_list(scan.get("targets")), as_list(scan.get("triggers"))
+    found = f"{plural(len(targets), 'target text')} and {plural(len(triggers), 'candidate')} for a trigger"
+    return [f"A scan before anything was changed: {scan_label(scan)}; {found} are on record."]
 
 
 def _done(results: Mapping[str, Any]) -> list[str]:

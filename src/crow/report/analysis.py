@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any
 
 from crow.output import write_text
+from crow.report.environment import environment
 from crow.report.figures import curve_figures, layer_figure
-from crow.report.page import environment
 from crow.report.reading import as_list, as_mapping, as_number
 from crow.report.tables import manifest_groups
 from crow.report.text import duration

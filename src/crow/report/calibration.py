@@ -8,7 +8,7 @@ from typing import Any
 
 from crow.output import write_text
 from crow.report.canaries import read_calibration
-from crow.report.page import environment
+from crow.report.environment import environment
 from crow.report.reading import as_mapping, as_number
 from crow.report.tables import manifest_groups
 from crow.report.text import duration

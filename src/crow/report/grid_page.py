@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from crow.output import write_text
+from crow.report.environment import environment
 from crow.report.figures import Picture, ablation_figure, tradeoff_figure
 from crow.report.grid import (
     KEPT,
@@ -25,7 +26,6 @@ from crow.report.grid import (
     markdown_table,
     rows,
 )
-from crow.report.page import environment
 
 _SCRIPT = (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
 

@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any
 
 from crow.output import write_text
+from crow.report.environment import environment
 from crow.report.figures import DotRow, Picture, dot_figure, layer_figure
-from crow.report.page import environment
 from crow.report.reading import as_list, as_mapping, as_number, as_numbers, read_search
 from crow.report.tables import manifest_groups
 from crow.report.text import duration
@@ -30,36 +30,46 @@ def render_scan(results: Mapping[str, Any], title: str) -> str:
         results: what `crow scan` writes as `results.json`.
         title: heading of the page.
     """
+    seconds = as_number(results.get("seconds"))
+    template = environment().get_template("scan.html.j2")
+    return template.render(
+        title=title,
+        model=results.get("model"),
+        scan=scan_parts(results),
+        duration=None if seconds is None else duration(seconds),
+        manifest=manifest_groups(as_mapping(results.get("manifest"))),
+    )
+
+
+def scan_parts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What pages show of a scan: `verdict`, `reasons` and `evidence` as `crow scan` writes them, and their figures."""
     evidence = as_mapping(results.get("evidence"))
     soft, leakage, phrases, consistency, adapter = (
         as_mapping(evidence.get(name)) for name in ("soft_triggers", "leakage", "phrases", "consistency", "adapter")
     )
-    verdict, seconds = results.get("verdict"), as_number(results.get("seconds"))
-    label = verdict if isinstance(verdict, str) and verdict in TONES else "inconclusive"
-    return (
-        environment()
-        .get_template("scan.html.j2")
-        .render(
-            title=title,
-            model=results.get("model"),
-            tone=TONES[label],
-            headline=HEADLINES[label],
-            reasons=as_list(results.get("reasons")),
-            answers=[as_mapping(entry) for entry in as_list(soft.get("answers"))],
-            candidates=[as_mapping(entry) for entry in as_list(phrases.get("candidates"))],
-            leaked=[as_mapping(entry) for entry in as_list(leakage.get("phrases"))],
-            leakage=leakage,
-            outlier=consistency.get("outlier"),
-            soft_figure=soft_figure(soft),
-            phrase_figure=phrase_figure(phrases),
-            leakage_figure=leakage_figure(leakage),
-            consistency_figure=consistency_figure(consistency),
-            adapter_figures=adapter_figures(adapter),
-            percent=shown_share,
-            duration=None if seconds is None else duration(seconds),
-            manifest=manifest_groups(as_mapping(results.get("manifest"))),
-        )
-    )
+    label = scan_label(results)
+    return {
+        "tone": TONES[label],
+        "headline": HEADLINES[label],
+        "reasons": as_list(results.get("reasons")),
+        "answers": [as_mapping(entry) for entry in as_list(soft.get("answers"))],
+        "candidates": [as_mapping(entry) for entry in as_list(phrases.get("candidates"))],
+        "leaked": [as_mapping(entry) for entry in as_list(leakage.get("phrases"))],
+        "leakage": leakage,
+        "outlier": consistency.get("outlier"),
+        "soft_figure": soft_figure(soft),
+        "phrase_figure": phrase_figure(phrases),
+        "leakage_figure": leakage_figure(leakage),
+        "consistency_figure": consistency_figure(consistency),
+        "adapter_figures": adapter_figures(adapter),
+        "percent": shown_share,
+    }
+
+
+def scan_label(results: Mapping[str, Any]) -> str:
+    """The verdict of a scan; one that nobody knows decides nothing."""
+    verdict = results.get("verdict")
+    return verdict if isinstance(verdict, str) and verdict in TONES else "inconclusive"
 
 
 def write_scan(results: Mapping[str, Any], path: Path, title: str) -> None:

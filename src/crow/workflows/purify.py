@@ -20,10 +20,12 @@ from crow.output import publish, write_json
 from crow.records import to_json
 from crow.report import write_report
 from crow.report.card import write_card
+from crow.scan.gather import ScanConfig
 from crow.training.config import CrowConfig
 from crow.workflows.calibration import calibrated
 from crow.workflows.clean_data import clean_examples, own_answers
-from crow.workflows.common import Options, Reporter, claimed
+from crow.workflows.common import Options, Reporter, claimed, load
+from crow.workflows.scan import scanned
 from crow.workflows.suspect import Suspect
 from crow.workflows.verification import verify
 
@@ -64,6 +66,15 @@ def shared_out(config: CrowConfig, processes: int) -> CrowConfig:
     return dataclasses.replace(config, accumulation=accumulation // fewer, batch_size=batch * fewer // processes)
 
 
+def scan_suspect(suspect: Suspect, work: Path, options: Options, report: Reporter) -> dict[str, Any]:
+    """What `crow scan` says of the suspect, and how long that took."""
+    started = report.seconds
+    lm = load(suspect.model, options, report, suspect.adapter)
+    found = scanned(lm, ScanConfig(), work, options, report)
+    report.say(f"scan: {found['verdict']}")
+    return {**found, "seconds": round(report.seconds - started, 1)}
+
+
 def save_purified(lm: LanguageModel, folder: Path, keep_adapter: bool) -> None:
     """Write the whole model, and its adapter beside it where that is wanted."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -83,6 +94,7 @@ class PurifyRequest:
         strength: of the purification, 1 being the usual; None to find it out by canaries (`--strength auto`).
         keep_adapter: leave the adapter in `adapter/` too.
         verify: search once more, and measure what was kept of the suspect.
+        scan: look at the suspect from all sides first; whatever that says, it is purified.
 
     Raises:
         ConfigError: for data and prompts together.
@@ -94,6 +106,7 @@ class PurifyRequest:
     strength: float | None = 1.0
     keep_adapter: bool = False
     verify: bool = False
+    scan: bool = False
 
     def __post_init__(self) -> None:
         if self.data is not None and self.prompts is not None:
@@ -110,8 +123,8 @@ class PurifyRequest:
             raise ConfigError("expected --method lora with --keep-adapter or --continue-adapter, got full")
         if config.method == "qlora" and self.suspect.continue_adapter:
             raise ConfigError("expected --method lora with --continue-adapter, got qlora")
-        if several() and (self.strength is None or self.verify or self.prompts):
-            raise ConfigError("expected one process with --strength auto, --verify or --prompts, got several")
+        if several() and (self.strength is None or self.verify or self.prompts or self.scan):
+            raise ConfigError("expected one process with --scan, --strength auto, --verify or --prompts, got several")
 
 
 def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> dict[str, Any]:
@@ -129,6 +142,7 @@ def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> 
     request.check(config)
     with claimed(options, suspect.model, suspect.adapter, request.data, request.prompts, shared=True) as work:
         examples = clean_examples(request.prompts or request.data, config.samples, options.seed, bool(request.prompts))
+        found = scan_suspect(suspect, work / "scan", options, report) if request.scan else None
         if request.prompts:
             examples = own_answers(suspect.load(options, report).merged(), examples, report)
         calibration, strength = None, request.strength
@@ -152,8 +166,8 @@ def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> 
             "seconds": report.seconds,
             "manifest": record,
         }
-        if calibration is not None:
-            results["calibration"] = calibration
+        results |= {"scan": found} if found else {}
+        results |= {"calibration": calibration} if calibration else {}
         whole = suspect.put_together(result.lm, config, options, report)
         if whole is not None:
             finished = work / "finished"

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from crow.models.language_model import LanguageModel
 from crow.models.manifest import manifest
 from crow.output import publish, write_json
 from crow.records import to_json
@@ -37,13 +38,10 @@ def run_scan(model: str, adapter: Path | None, config: ScanConfig, options: Opti
     with claimed(options, model, adapter) as work:
         lm = load(model, options, report, adapter)
         record = manifest(lm, scan_examples(), config, options.seed)
-        evidence = gather(lm, config, options.seed, work, options.resume, report.bar)
-        finding = judge(evidence, config.thresholds)
         results = {
             "model": model,
             "adapter": adapter,
-            **to_json(finding),
-            "evidence": evidence,
+            **scanned(lm, config, work, options, report),
             "seconds": report.seconds,
             "manifest": record,
         }
@@ -53,3 +51,20 @@ def run_scan(model: str, adapter: Path | None, config: ScanConfig, options: Opti
         publish(finished, options.output)
         shutil.rmtree(work, ignore_errors=True)
     return results
+
+
+def scanned(lm: LanguageModel, config: ScanConfig, work: Path, options: Options, report: Reporter) -> dict[str, Any]:
+    """Look at a model and judge.
+
+    Args:
+        lm: the model, an adapter still attached.
+        config: settings.
+        work: folder for what is finished; with `options.resume` it is taken from there.
+        options: common options.
+        report: shows progress.
+
+    Returns:
+        `verdict`, `reasons`, `targets`, `triggers` and `evidence`.
+    """
+    evidence = gather(lm, config, options.seed, work, options.resume, report.bar)
+    return {**to_json(judge(evidence, config.thresholds)), "evidence": evidence}
