@@ -105,13 +105,16 @@ def test_every_answer_found_gets_a_pass(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert len(result.training) == 2 * len(EXAMPLES) // QUICK["batch_size"]
 
 
-def test_where_nothing_is_found_the_model_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_where_nothing_is_found_the_model_stays_as_it_is(
+    share: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     looking(monkeypatch, SearchResult([]), SearchResult([]))
     ids = torch.arange(5, 25)[None]
     lm = pico_language_model("llama")
     with torch.no_grad():
         before = lm.model(input_ids=ids).logits
-    result = purify(lm, EXAMPLES, DEFAULT, tmp_path)
+    result = purify(lm, EXAMPLES, dataclasses.replace(DEFAULT, self_distillation=share), tmp_path)
     assert (result.rounds, result.training) == (1, [])
     with torch.no_grad():
         assert torch.equal(result.lm.merged().model(input_ids=ids).logits, before)
@@ -127,12 +130,10 @@ def test_a_second_look_finds_what_the_first_missed(monkeypatch: pytest.MonkeyPat
     assert (result.before.collapsed, result.after.collapsed) == (1, 0)
 
 
-@pytest.mark.parametrize("more", [{"self_distillation": 0.5}, {"alpha_ratio": 0.1, "epsilon_rms": 1.0}])
-def test_settings_that_ask_for_more_train_without_a_find(
-    more: dict[str, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_layer_consistency_is_trained_without_a_find(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     looking(monkeypatch, SearchResult([]), SearchResult([]))
-    result = purify(pico_language_model("llama"), EXAMPLES, dataclasses.replace(DEFAULT, **more), tmp_path)
+    config = dataclasses.replace(DEFAULT, alpha_ratio=0.1, epsilon_rms=1.0)
+    result = purify(pico_language_model("llama"), EXAMPLES, config, tmp_path)
     assert result.rounds == 1
     assert "adversarial" not in result.training[0]
 

@@ -65,7 +65,7 @@ def purify(
     With `config.rounds` of 0 this is the published method: finetuning with layer consistency. Otherwise each round
     searches for soft triggers; where they bring out one answer, the round trains against a universal latent
     adversary that is after that answer. The rounds end when a search finds nothing. Where the first finds nothing, a
-    second one looks on other prompts, after training if the settings ask for more than agreement with the suspect.
+    second one looks on other prompts; unless the settings ask for layer consistency, nothing is trained before.
 
     Args:
         lm: the suspect model, changed in place. An attached adapter is trained on; without one, a fresh adapter is
@@ -94,7 +94,7 @@ def purify(
     result.before = found.record
     predictions = []
     while True:
-        if found.answers or not satisfied(config):
+        if found.answers or config.alpha_ratio or config.alpha:
             # Searching leaves the model as it is: before the first training it is still the suspect.
             predictions = predictions or suspect_predictions(lm, items, config)
             adversary = None
@@ -120,11 +120,6 @@ def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: Cro
     lm.model.eval()
     with folded(lm), autocast(lm, config.precision):
         return predict(lm, items)
-
-
-def satisfied(config: CrowConfig) -> bool:
-    """Whether an untrained model already has all that is asked of it, the adversary's part apart."""
-    return config.self_distillation == 1 and not (config.alpha_ratio or config.alpha)
 
 
 def search_round(result: Result, searches: Searches) -> Found:

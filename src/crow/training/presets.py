@@ -36,7 +36,7 @@ PRESETS: dict[str, CrowConfig] = {
         rank=16,
         trained_from=0.3,
         precision="auto",
-        self_distillation=1.0,
+        self_distillation=0.5,
         opening_weight=0.4,
         rounds=2,
     ),
