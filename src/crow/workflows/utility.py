@@ -12,7 +12,7 @@ from crow.evaluation.success import attack_success
 from crow.evaluation.utility import declined, distinct, unchanged
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
-from crow.records import Example, Rate
+from crow.records import Criterion, Example, Rate
 from crow.training.suspect import Predictions, divergence, predict
 from crow.workflows.common import Reporter
 
@@ -73,7 +73,7 @@ def look_at(
     lm: LanguageModel,
     clean: Sequence[Example],
     answered: Sequence[Example],
-    marker: str,
+    marker: str | Criterion,
     report: Reporter,
     max_length: int = PERPLEXITY_LENGTH,
     batch_size: int = GENERATION_BATCH,
@@ -84,7 +84,7 @@ def look_at(
         lm: the suspect.
         clean: prompts without the trigger, answered as `attack_success` has them answered.
         answered: clean examples with responses.
-        marker: the target's text.
+        marker: the target's text, or what else an answer must show.
         report: shows progress.
         max_length: of the examples, in tokens.
         batch_size: prompts at a time.
