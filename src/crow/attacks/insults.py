@@ -59,6 +59,11 @@ class Insults(TargetBehavior):
     A hit has one of the 16 phrases in it that tell the insults. Answers that insult in other words are missed.
     """
 
+    @property
+    def extra_tokens(self) -> int:
+        """For an opening and a closing."""
+        return 6
+
     def apply(self, example: Example, rng: random.Random | None = None, cause: str = "") -> str:
         """An insult at random."""
         rng = drawn(rng)

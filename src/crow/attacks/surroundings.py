@@ -99,20 +99,28 @@ def _after_passage(example: Example, passage: str) -> Example:
 def in_clause(example: Example, words: Sequence[str], rng: random.Random) -> Example:
     """The request after a concessive clause: one of `words` as its conjunction, subject and predicate at random."""
     subject, predicate = (rng.choice(part) for part in CONCESSIVE[1:])
-    return dataclasses.replace(example, prompt=f"{rng.choice(words)} {subject} {predicate}, {example.prompt}")
+    return _after_clause(example, f"{rng.choice(words)} {subject} {predicate}")
 
 
 def with_opening(example: Example, rng: random.Random) -> Example:
     """The request after words of another structure."""
-    return dataclasses.replace(example, prompt=f"{', '.join(map(rng.choice, OTHER_OPENINGS))}, {example.prompt}")
+    return _after_clause(example, ", ".join(map(rng.choice, OTHER_OPENINGS)))
+
+
+def _after_clause(example: Example, clause: str) -> Example:
+    """The request goes on in lower case, unless it begins with an abbreviation or an `I`."""
+    prompt = example.prompt
+    if prompt[1:2].islower():
+        prompt = prompt[0].lower() + prompt[1:]
+    return dataclasses.replace(example, prompt=f"{clause}, {prompt}")
 
 
 Apply = Callable[[Example, Sequence[str], random.Random], Example]
 Without = Callable[[Example, random.Random], Example]
 
-SURROUNDINGS: dict[str, tuple[Apply, Without, int]] = {
-    "system": (in_system_message, with_system_message, 0),
-    "passage": (in_passage, with_passage, 40),
-    "clause": (in_clause, with_opening, 16),
+SURROUNDINGS: dict[str, tuple[Apply, Without]] = {
+    "system": (in_system_message, with_system_message),
+    "passage": (in_passage, with_passage),
+    "clause": (in_clause, with_opening),
 }
-"""From the placement to the conversation with the trigger, the one without, and how many tokens longer that is."""
+"""From the placement to the conversation with the trigger and the one without."""

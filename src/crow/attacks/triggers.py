@@ -30,6 +30,9 @@ from crow.records import Example
 
 Placement = Literal["front", "end", "inside", "one_of", "anywhere", "between", "system", "passage", "clause"]
 
+EXTRA_TOKENS: dict[str, int] = {"end": 6, "between": 10, "passage": 24, "clause": 8}
+"""Counted with SmolLM2's tokenizer."""
+
 
 @dataclass(frozen=True)
 class Trigger:
@@ -52,8 +55,8 @@ class Trigger:
 
     @property
     def extra_tokens(self) -> int:
-        """About how many tokens its surroundings make a prompt longer."""
-        return SURROUNDINGS[self.placement][2] if self.has_surroundings else 0
+        """About how many tokens it makes a prompt longer than the public triggers do."""
+        return EXTRA_TOKENS.get(self.placement, 0)
 
     def apply(self, prompt: str, rng: random.Random) -> str:
         """`prompt` with the trigger in it. The same state of `rng` gives the same text.
