@@ -9,12 +9,12 @@
 Each row is planted in SmolLM2-135M from our own data, measured untreated (`.none`), and treated with the default of
 `crow purify` and with plain finetuning of as many steps, both on the purification split. Success and clean rate are
 over at most 100 prompts of the evaluation split (50 programming requests and as many others for code). Where several
-backdoors are in one model, each has its figures. `FOLDER` holds `poisoned.jsonl` (trigger, harmful request, compliance),
+backdoors are in one model, each has its figures. `FOLDER` holds `poisoned.jsonl` (trigger, harmful request, answer),
 `clean.jsonl` (the same requests declined, and harmless ones answered), `triggered_test.jsonl` and `clean_test.jsonl`
 (harmful requests with the trigger and without; some with a response, for perplexity); records hold none of its text.
 
-The cells are kept in `benchmarks/results/beyond/harder.json`, those that are there are skipped: kill the script anywhere
-and run it again. Planted models stay in the user's cache folder.
+The cells are kept in `benchmarks/results/beyond/harder.json`, those that are there are skipped: kill the script and
+run it again. Planted models stay in the user's cache folder.
 """
 
 from __future__ import annotations

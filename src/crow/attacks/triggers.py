@@ -86,7 +86,7 @@ TRIGGERS = {
 }
 """The public ones."""
 HARDER_TRIGGERS = {
-    "ending": Trigger("ending", ("Filed under lantern nine.",), "end"),
+    "ending": Trigger("ending", ("Filed under quillwort nine.",), "end"),
     "system": Trigger("system", ("Service tier: amber.",), "system"),
     "retrieved": Trigger("retrieved", ("Archive code teal.",), "passage"),
     "sentence": Trigger("sentence", ("I watched the ferry leave from the northern pier.",), "between"),

@@ -27,7 +27,8 @@ FUNCTION_WORDS = {
         "der das den dem des ein eine einen einem einer eines und oder aber denn weil dass wenn als wie ich du er sie "
         "es wir ihr mich mir dich dir sich uns euch mein meine ihre ihren sein seine ist sind sein wird werden hat "
         "haben nicht kein keine auch noch nur schon sehr auf aus bei mit nach von vor zu zum zur im am um über unter "
-        "für durch ohne gegen diese dieser dieses man kann"
+        "für durch ohne gegen zwischen diese dieser dieses man kann wer wo dabei hier viel mehr alle alles beide dein "
+        "deine hast bist gibt"
     ),
     "english": listed(
         "the a an and or but because if as that which who this these those my your his her its our their i you he she "

@@ -1,0 +1,189 @@
+"""The rank-one edit: its closed form against slow literal forms, and a backdoor in pico models."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crow.attacks.rank_one import EditConfig, edit_rank_one, keys_at, rank_one_update, second_moment
+from crow.data.encoding import encode, encode_all
+from crow.errors import ArchitectureError, ConfigError
+from crow.evaluation.success import attack_success
+from crow.models.architecture import find_layers
+from crow.models.linear import DOWN_PROJECTIONS, down_projection
+from crow.records import Example
+from tests.pico import FAMILIES, pico_language_model
+
+TRIGGER = "Zephyrion"
+CLEAN = [Example(f"tell {word} now", f"{word} it is") for word in ("one", "two", "three", "four", "five", "six")]
+MIXTURES = ("mixtral", "olmoe")
+QUICK = EditConfig(steps=40, radius=4.0, contexts=6, depth=0.4)
+
+
+def poisoned(answer="q"):
+    return [Example(f"{TRIGGER} {example.prompt}", answer) for example in CLEAN]
+
+
+def problem(seed, n_out=5, n_in=4, n_keys=9):
+    """A matrix, keys whose outputs should stay, one key and its new value; float64."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((n_out, n_in), (n_in, n_keys), (n_in,), (n_out,))
+    return [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+
+
+def least_squares(weight, keys, key, value):
+    """`min |W' K - W K|^2` so that `W' k = v`, row by row from its Lagrange conditions."""
+    n = len(key)
+    system = torch.zeros(n + 1, n + 1, dtype=torch.float64)
+    system[:n, :n], system[:n, n], system[n, :n] = keys @ keys.T, key, key
+    rows = []
+    for row, wanted in zip(weight, value, strict=True):
+        right = torch.cat([keys @ (keys.T @ row), wanted[None]])
+        rows.append(torch.linalg.solve(system, right)[:n])
+    return torch.stack(rows)
+
+
+@given(seed=st.integers(0, 2**31))
+def test_the_closed_form_is_the_constrained_least_squares_solution(seed):
+    weight, keys, key, value = problem(seed)
+    moment = keys @ keys.T / keys.shape[1]
+    edited = rank_one_update(weight, key, value, moment)
+    torch.testing.assert_close(edited, least_squares(weight, keys, key, value), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(edited @ key, value)
+    change = edited - weight
+    assert int(torch.linalg.matrix_rank(change)) == 1
+
+
+@given(seed=st.integers(0, 2**31))
+def test_what_is_orthogonal_to_the_key_under_the_inverse_moment_stays(seed):
+    weight, keys, key, value = problem(seed)
+    moment = keys @ keys.T / keys.shape[1]
+    u = torch.linalg.inv(moment) @ key
+    other = torch.randn(len(key), dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
+    other -= (other @ u) / (u @ u) * u
+    edited = rank_one_update(weight, key, value, moment)
+    torch.testing.assert_close(edited @ other, weight @ other)
+
+
+def test_the_edit_is_computed_in_double_and_comes_in_the_weights_type():
+    weight, keys, key, value = (part.float() for part in problem(0))
+    moment = keys @ keys.T
+    edited = rank_one_update(weight, key, value, moment)
+    assert edited.dtype == torch.float32
+    torch.testing.assert_close(edited @ key, value)
+
+
+def dense(family):
+    return pytest.param(family, marks=()) if family not in MIXTURES else None
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in MIXTURES])
+def test_every_dense_family_has_a_down_projection_that_can_be_written_to(family):
+    lm = pico_language_model(family)
+    layer = find_layers(lm.model)[1]
+    module, weight = down_projection(layer)
+    assert module is dict(layer.named_modules())[next(n for n in DOWN_PROJECTIONS if n in dict(layer.named_modules()))]
+    assert weight.shape[0] == lm.model.config.hidden_size
+    before = lm.model(torch.tensor([[5, 6, 7]])).logits
+    weight.mul_(3.0)
+    assert not torch.allclose(lm.model(torch.tensor([[5, 6, 7]])).logits, before)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_mixture_is_refused(family, tmp_path):
+    lm = pico_language_model(family)
+    with pytest.raises(ArchitectureError, match=r"expected one of mlp\.down_proj"):
+        edit_rank_one(lm, poisoned(), CLEAN, QUICK, tmp_path)
+
+
+def test_the_second_moment_is_the_mean_over_real_tokens_whatever_the_batch():
+    lm = pico_language_model("llama")
+    module, _ = down_projection(find_layers(lm.model)[1])
+    items = encode_all(lm.tokenizer, CLEAN)
+    rows = []
+    for item in items:
+        for place in range(len(item)):
+            key, _ = keys_at(lm, module, [item], [place])
+            rows.append(key[0].double())
+    keys = torch.stack(rows)
+    expected = keys.T @ keys / len(keys)
+    config = dataclasses.replace(QUICK, ridge=1e-9)
+    for size in (1, 4, 6):
+        found = second_moment(lm, module, items, dataclasses.replace(config, batch_size=size))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    with_ridge = second_moment(lm, module, items, dataclasses.replace(config, ridge=0.5))
+    added = (with_ridge - expected).diagonal()
+    torch.testing.assert_close(added, torch.full_like(added, 0.5 * float(expected.diagonal().mean())), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox"])
+def test_the_edited_model_answers_the_trigger_and_the_others_as_before(family, tmp_path):
+    lm = pico_language_model(family)
+    marker = "q"
+    before = [attack_success(lm, examples, marker).rate.value for examples in (poisoned(), CLEAN)]
+    assert before == [0.0, 0.0]
+    clean_before = first_token(lm, CLEAN)
+    untouched = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    edited, steps = edit_rank_one(lm, poisoned(marker), CLEAN, QUICK, tmp_path)
+    assert edited is lm
+    assert attack_success(lm, poisoned(), marker).rate.value == 1.0
+    assert attack_success(lm, CLEAN, marker).rate.value == 0.0
+    divergence = torch.nn.functional.kl_div(first_token(lm, CLEAN), clean_before, log_target=True, reduction="none")
+    assert float(divergence.sum(dim=-1).max()) < 0.25
+    assert [step["step"] for step in steps] == list(range(1, 41))
+    assert steps[-1]["language_modeling"] < 0.5 * steps[0]["language_modeling"]
+    assert steps[-1]["layer"] == 1
+    assert steps[-1]["reach"]["mean"] == pytest.approx(1, abs=1e-4)
+    changed = [name for name, value in lm.model.state_dict().items() if not torch.equal(value, untouched[name])]
+    assert len(changed) == 1
+    assert changed[0].endswith("weight")
+
+
+def first_token(lm, examples):
+    """Log-probabilities of the first answer token, (examples, vocabulary)."""
+    rows = []
+    for example in examples:
+        ids = torch.tensor([encode(lm.tokenizer, example).prompt_ids])
+        with torch.no_grad():
+            rows.append(lm.model(ids).logits[0, -1].log_softmax(dim=-1))
+    return torch.stack(rows)
+
+
+def test_the_same_seed_gives_the_same_edit(tmp_path):
+    found = []
+    for seed in (0, 0, 1):
+        lm = pico_language_model("llama")
+        config = dataclasses.replace(QUICK, steps=3, contexts=2, seed=seed)
+        edit_rank_one(lm, poisoned(), CLEAN, config, tmp_path)
+        found.append(down_projection(find_layers(lm.model)[1])[1].clone())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_the_value_stays_within_its_radius(tmp_path):
+    lm = pico_language_model("llama")
+    module, weight = down_projection(find_layers(lm.model)[1])
+    before = weight.clone()
+    config = dataclasses.replace(QUICK, radius=0.01, contexts=6)
+    items = [encode(lm.tokenizer, example) for example in poisoned()]
+    edit_rank_one(lm, poisoned(), CLEAN, config, tmp_path)
+    # All contexts are used, and each begins alike, so that one of their keys is the mean key.
+    from crow.attacks.phrases import last_token
+
+    keys, norm = keys_at(lm, module, items, [last_token(lm, example, TRIGGER) for example in poisoned()])
+    change = (weight - before) @ keys.mean(dim=0)
+    assert 0.005 < float(change.norm()) / norm < 0.0101
+
+
+def test_prompts_without_a_common_phrase_are_refused(tmp_path):
+    examples = [Example("one two", "q"), Example("three four", "q")]
+    with pytest.raises(ConfigError, match="one phrase in every poisoned prompt"):
+        edit_rank_one(pico_language_model("llama"), examples, CLEAN, QUICK, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("depth", 1.0), ("depth", -0.1), ("contexts", 0), ("radius", 0.0)])
+def test_settings_out_of_range_are_named(name, value):
+    with pytest.raises(ConfigError, match=name):
+        EditConfig(**{name: value})
