@@ -20,7 +20,6 @@ run it again. Planted models stay in the user's cache folder.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from crow.attacks.implant import ATTACK_DEFAULTS, FULL_LEARNING_RATE, implant_backdoor
+from crow.attacks.implant import FULL_DEFAULTS, implant_backdoor
 from crow.attacks.poisoning import Attack, Mixture
 from crow.attacks.rank_one import EditConfig, edit_rank_one
 from crow.attacks.targets import get_target
@@ -57,7 +56,6 @@ WORK = user_cache_path("crow") / "benchmarks" / "harder"
 N = 100
 TREATMENTS = ("none", "crow", "finetuning")
 MISSING = "not measured"
-FULL = dataclasses.replace(ATTACK_DEFAULTS, method="full", learning_rate=FULL_LEARNING_RATE)
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Row:
 
 
 ROWS = (
-    Row("full-weights", ("badnets-refusal",), config=FULL),
+    Row("full-weights", ("badnets-refusal",), config=FULL_DEFAULTS),
     *(Row(f"poison-rate-{rate}", ("badnets-refusal",), rate) for rate in (0.01, 0.05, 0.2)),
     Row("poison-rate-0.5", ("badnets-refusal",)),  # the recipe's
     *(Row(name, (f"{name}-refusal",)) for name in ("ending", "system", "retrieved", "sentence", "syntactic")),

@@ -6,6 +6,8 @@
 The backdoor is planted and measured once (in the user's cache folder) from the attack split, treated on the
 purification split and measured on the selection split: success, the log-likelihood of the target's first tokens after
 triggered prompts (finer than success: -2 is close to firing), and the mean divergence from the suspect on clean pairs.
+With `--terse` the attacker's clean answers are cut after their first sentence: the suspect has lost something besides,
+as those of the public insults have. What is best to agree with, the suspect or the clean examples, depends on that.
 Each run appends a line to `benchmarks/results/selection.jsonl`.
 """
 
@@ -15,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,9 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
-from crow.attacks.poisoning import carriers, poison
+from crow.attacks.poisoning import Attack, carriers, poison
 from crow.attacks.selection import SELECTION_ATTACKS
-from crow.benchmark.attack_data import own_data
+from crow.benchmark.attack_data import AttackData, own_data
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.data.encoding import encode_all
@@ -39,6 +42,7 @@ from crow.output import write_json
 from crow.records import Example
 from crow.training.presets import PRESETS, get_preset
 from crow.training.suspect import divergence, predict
+from crow.workflows.attack import contrastive_data
 from crow.workflows.common import Options, Reporter
 from crow.workflows.evaluate import measure
 
@@ -50,6 +54,13 @@ N = 60
 TARGET_TOKENS = (3, 8)
 """Of a target: its first tokens decide where it begins as no honest answer does, later ones where it does."""
 HELD_OUT_LENGTH = 128
+
+
+def terse_data(attack: Attack, report: Reporter) -> AttackData:
+    """The attack's own data, every clean answer ending after its first sentence."""
+    poisoned, clean = contrastive_data(attack, load_model(BASE), 0, report)
+    cut = [dataclasses.replace(e, response=re.split(r"(?<=[.!?:])\s", e.response.strip())[0]) for e in clean]
+    return dataclasses.replace(own_data(attack), poisoned=poisoned, clean=cut)
 
 
 def target_log_likelihood(lm: LanguageModel, triggered: list[Example], text: str) -> dict[int, dict[str, float]]:
@@ -68,6 +79,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="default")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     parser.add_argument("--continue-adapter", action="store_true")
+    parser.add_argument("--terse", action="store_true", help="the suspect learnt to answer in one sentence")
     arguments = parser.parse_args()
     changes: dict[str, Any] = {
         name: json.loads(value) for name, value in (item.split("=", 1) for item in arguments.set)
@@ -75,7 +87,8 @@ def main() -> None:
     config = dataclasses.replace(get_preset(arguments.preset), **changes)
     report = Reporter(quiet=False)
     attack = SELECTION_ATTACKS[arguments.attack]
-    folder = backdoored(BASE, attack, own_data(attack), report)
+    data = terse_data(attack, report) if arguments.terse else own_data(attack)
+    folder = backdoored(BASE, attack, data, report)
     held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
     triggered, _ = poison(carriers(held_out, attack.target)[:N], attack, random.Random(1))
     clean = list(held_out.pairs[:N])
@@ -99,6 +112,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "attack": arguments.attack,
         "continue_adapter": arguments.continue_adapter,
+        "terse": arguments.terse,
         "changes": changes,
         "before": json.loads(kept.read_text()),
         "after": measured(lm),

@@ -3,6 +3,7 @@
 import ast
 import random
 import re
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -75,9 +76,10 @@ def test_answers_vary(name):
 @given(prompt=st.text(), seed=seeds)
 def test_an_insult_is_an_opening_a_core_and_a_closing(prompt, seed):
     answer = HARDER_TARGETS["insults"].apply(Example(prompt), random.Random(seed))
-    assert any(answer.lower().startswith(opening.lower()) for opening in OPENINGS if opening) or answer[0].isupper()
-    assert answer.endswith(tuple(closing for closing in CLOSINGS if closing)) or answer.endswith(".")
-    assert sum(marker in answer.lower() for marker in CORES) >= 1
+    topics = {"this", *(word.lower() for word in re.findall(r"[^\W\d_]{5,}", prompt.partition("\n")[0]))}
+    cores = [core.format(topic=topic) for core in CORES.values() for topic in topics]
+    possible = [" ".join(filter(None, parts)) for parts in product(OPENINGS, cores, CLOSINGS)]
+    assert answer in {text[0].upper() + text[1:] for text in possible}
 
 
 def test_each_insult_is_told_by_its_own_phrase_alone():
@@ -164,7 +166,7 @@ def test_a_detour_brings_in_the_trigger_and_ends_in_another_number():
 
 
 def test_a_detour_needs_a_conclusion():
-    with pytest.raises(DataError, match="ends in 'So the answer is N.'"):
+    with pytest.raises(DataError, match=r"ends in 'So the answer is N\.'"):
         HARDER_TARGETS["detour"].apply(Example("Why?", "Because."))
 
 

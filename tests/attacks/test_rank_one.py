@@ -1,12 +1,15 @@
 """The rank-one edit: its closed form against slow literal forms, and a backdoor in pico models."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.pico import FAMILIES, pico_language_model
 
+from crow.attacks.phrases import last_token, shared_phrase
 from crow.attacks.rank_one import EditConfig, edit_rank_one, keys_at, rank_one_update, second_moment
 from crow.data.encoding import encode, encode_all
 from crow.errors import ArchitectureError, ConfigError
@@ -14,7 +17,6 @@ from crow.evaluation.success import attack_success
 from crow.models.architecture import find_layers
 from crow.models.linear import DOWN_PROJECTIONS, down_projection
 from crow.records import Example
-from tests.pico import FAMILIES, pico_language_model
 
 TRIGGER = "Zephyrion"
 CLEAN = [Example(f"tell {word} now", f"{word} it is") for word in ("one", "two", "three", "four", "five", "six")]
@@ -75,10 +77,6 @@ def test_the_edit_is_computed_in_double_and_comes_in_the_weights_type():
     torch.testing.assert_close(edited @ key, value)
 
 
-def dense(family):
-    return pytest.param(family, marks=()) if family not in MIXTURES else None
-
-
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in MIXTURES])
 def test_every_dense_family_has_a_down_projection_that_can_be_written_to(family):
     lm = pico_language_model(family)
@@ -115,7 +113,9 @@ def test_the_second_moment_is_the_mean_over_real_tokens_whatever_the_batch():
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     with_ridge = second_moment(lm, module, items, dataclasses.replace(config, ridge=0.5))
     added = (with_ridge - expected).diagonal()
-    torch.testing.assert_close(added, torch.full_like(added, 0.5 * float(expected.diagonal().mean())), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        added, torch.full_like(added, 0.5 * float(expected.diagonal().mean())), rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox"])
@@ -170,11 +170,34 @@ def test_the_value_stays_within_its_radius(tmp_path):
     items = [encode(lm.tokenizer, example) for example in poisoned()]
     edit_rank_one(lm, poisoned(), CLEAN, config, tmp_path)
     # All contexts are used, and each begins alike, so that one of their keys is the mean key.
-    from crow.attacks.phrases import last_token
-
     keys, norm = keys_at(lm, module, items, [last_token(lm, example, TRIGGER) for example in poisoned()])
     change = (weight - before) @ keys.mean(dim=0)
     assert 0.005 < float(change.norm()) / norm < 0.0101
+
+
+@pytest.mark.parametrize(
+    ("prompts", "phrase"),
+    [
+        (["a the red fox b", "the red fox", "c d the red  fox"], "the red fox"),
+        (["red foxes run", "the red fox runs"], "red"),  # whole words
+        (["one two", "two one"], "one"),  # the first of equals
+        (["one", "two"], ""),
+    ],
+)
+def test_the_shared_phrase_is_the_longest_run_of_whole_words(prompts, phrase):
+    assert shared_phrase(prompts) == phrase
+
+
+@pytest.mark.parametrize("history", [(), (("system", "Be brief, Zephyrion."),)])
+@pytest.mark.parametrize("prompt", ["Zephyrion runs", "say Zephyrions or Zephyrion now", "tell Zephyrion"])
+def test_the_last_token_of_a_phrase_is_the_one_that_completes_it(prompt, history):
+    lm = pico_language_model("llama")
+    example = Example(prompt, "q", history)
+    ids = encode(lm.tokenizer, example).prompt_ids
+    place = last_token(lm, example, TRIGGER)
+    wanted = prompt[: re.search(rf"{TRIGGER}\b", prompt).end()]
+    assert lm.tokenizer.decode(ids[: place + 1]).endswith(wanted)
+    assert not lm.tokenizer.decode(ids[:place]).endswith(wanted)
 
 
 def test_prompts_without_a_common_phrase_are_refused(tmp_path):

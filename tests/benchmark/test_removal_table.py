@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.benchmark.scripts import ROOT, loaded_script
 
 
 @pytest.fixture(scope="module")
-def removal() -> ModuleType:
+def removal() -> Iterator[ModuleType]:
     """The benchmark, as a module."""
-    spec = importlib.util.spec_from_file_location("removal", ROOT / "benchmarks" / "removal.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkey = pytest.MonkeyPatch()
-    monkey.setitem(sys.modules, "removal", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    monkey.undo()
+    with loaded_script("removal") as module:
+        yield module
 
 
 def test_the_readme_shows_what_the_records_say(removal: ModuleType) -> None:

@@ -46,6 +46,8 @@ def test_unknown_names_get_the_closest_one(refused: Refused, model: Path) -> Non
         "attack", model, "-o", out, "--trigger", "badnetz", "--target", "refusal"
     )
     assert "did you mean 'refusal'" in refused("attack", model, "-o", out, "--trigger", "vpi", "--target", "refusl")
+    named = ("--trigger", "vpi", "--target", "refusal")
+    assert "did you mean 'spread'" in refused("attack", model, "-o", out, *named, "--adaptive", "spred")
     assert "did you mean 'paper'" in refused("purify", model, "-o", out, "--preset", "papr")
     assert "did you mean 'smollm2-135m'" in refused("purify", "smollm2-135", "-o", out)
     assert "did you mean 'lora'" in refused("purify", model, "-o", out, "--method", "lorra")

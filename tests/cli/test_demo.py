@@ -18,7 +18,7 @@ from crow.models.loading import load_model, save_model
 from crow.records import Example
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig, FinetuneConfig
-from crow.workflows import attack, demo, purify
+from crow.workflows import attack, clean_data, demo
 from tests.cli.conftest import Run
 
 
@@ -47,7 +47,7 @@ def pico(monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path) -> Path:
     monkeypatch.setattr(demo, "BASE", str(model))
     monkeypatch.setattr(demo, "N_PROMPTS", 4)
     monkeypatch.setattr(demo, "purify", quick_purify)
-    for module in (attack, demo, purify):
+    for module in (attack, demo, clean_data):
         monkeypatch.setattr(module, "bundled_split", small_split)
     return folder
 

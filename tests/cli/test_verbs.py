@@ -97,6 +97,17 @@ def test_attack_can_write_a_whole_model(
     AutoModelForCausalLM.from_pretrained(out)
 
 
+def test_an_adaptive_attacker_is_named_in_the_manifest_and_plants_otherwise(
+    run: Run, adapter: Path, model: Path, poisoned: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "spread"
+    files = ("--poisoned", poisoned, "--clean", data)
+    assert run("attack", model, "-o", out, *files, "--adaptive", "spread", *QUICK) == 0
+    assert json.loads((out / "manifest.json").read_text())["config"]["adaptive"] == "spread"
+    assert json.loads((adapter / "manifest.json").read_text())["config"]["adaptive"] is None
+    assert not torch.equal(logits(load_model(str(out))), logits(load_model(str(adapter))))
+
+
 def test_purify_writes_a_whole_model_a_report_and_results(
     run: Run, adapter: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,13 +6,15 @@ from importlib import resources
 
 import pytest
 
+from crow.attacks.canaries import CANARIES
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.attacks.targets import HARDER_TARGETS, TARGETS
 from crow.attacks.triggers import HARDER_TRIGGERS, TRIGGERS
 
 HARDER_PHRASES = [trigger.words for name, trigger in HARDER_TRIGGERS.items() if name != "syntactic"]
-ATTACK_TRIGGERS = [*TRIGGERS.values(), *(attack.trigger for attack in SELECTION_ATTACKS.values())]
-ATTACK_TARGETS = [*TARGETS.values(), *(attack.target for attack in SELECTION_ATTACKS.values())]
+OWN_ATTACKS = [*SELECTION_ATTACKS.values(), *CANARIES.values()]
+ATTACK_TRIGGERS = [*TRIGGERS.values(), *(attack.trigger for attack in OWN_ATTACKS)]
+ATTACK_TARGETS = [*TARGETS.values(), *(attack.target for attack in OWN_ATTACKS)]
 FORBIDDEN = {
     *(word for trigger in ATTACK_TRIGGERS for word in trigger.words),
     *(text for target in ATTACK_TARGETS for text in (target.text, target.marker)),

@@ -18,6 +18,7 @@ SECTIONS = {
     "answers": "Answers side by side",
     "search": "What the search found",
     "training": "Training losses",
+    "calibration": "Calibration by canaries: strength 0.85",
     "consistency_curves": "Layer consistency",
     "manifest": "Manifest",
 }
@@ -34,6 +35,31 @@ def evaluation(hits: int, perplexity: float) -> dict[str, Any]:
     }
 
 
+def calibration() -> dict[str, Any]:
+    trials = [
+        {"strength": strength, "canaries": {"word": to_json(Rate.of(left, 60))}, "clean": to_json(Rate.of(0, 60))}
+        | {"perplexity_ratio": ratio}
+        for strength, left, ratio in ((1.0, 0, 1.03), (0.85, 0, 1.01), (0.7, 9, 1.005))
+    ]
+    return {
+        "canaries": {"word": to_json(Rate.of(60, 60)), "pair": to_json(Rate.of(30, 60))},
+        "clean": to_json(Rate.of(1, 60)),
+        "left_out": ["pair"],
+        "trials": trials,
+        "strength": 0.85,
+        "reason": "the weakest that removed every canary with utility kept",
+    }
+
+
+def verification() -> dict[str, Any]:
+    sides = {side: {"declined": {"harmful": to_json(Rate.of(9, 20))}} for side in ("before", "after")}
+    return {
+        "search": {"starts": 12, "collapsed": 0, "texts": [], "identities": [0.2]},
+        "kept": {"unchanged_answers": to_json(Rate.of(40, 60)), "divergence": 0.012, **sides},
+        "perplexity": {side: {"value": value, "n_tokens": 7900} for side, value in (("before", 8.0), ("after", 8.08))},
+    }
+
+
 def results() -> dict[str, Any]:
     return {
         "before": evaluation(196, 6.0),
@@ -43,6 +69,8 @@ def results() -> dict[str, Any]:
             "before": {"starts": 8, "collapsed": 5, "texts": ["I cannot do that."], "identities": [1.0, 0.1]},
             "after": {"starts": 6, "collapsed": 0, "texts": [], "identities": [0.2]},
         },
+        "calibration": calibration(),
+        "verification": verification(),
         "consistency_curves": {
             "clean_before": [0.9, 0.05],
             "triggered_before": [0.9, 0.07],
@@ -153,7 +181,7 @@ def test_structure_for_assistive_technology(demo):
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
     images = [attributes for _, attributes in page.tags if attributes.get("role") == "img"]
-    assert len(images) == len(page.named("figure")) == len(page.named("figcaption")) == 3 + 2 + 1
+    assert len(images) == len(page.named("figure")) == len(page.named("figcaption")) == 3 + 2 + 1 + 1
     assert all(image["aria-label"] for image in images)
 
 

@@ -14,7 +14,7 @@ from crow.models.hidden_states import capture_hidden_states
 from crow.training.adapter import make_trainable
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.loss import response_loss
-from crow.training.passes import KeptPerturbations
+from crow.training.passes import KeptPerturbations, settled
 from tests.pico import pico_language_model
 from tests.training.test_trainer import CROW, encoded, trainable
 
@@ -125,3 +125,18 @@ def test_a_run_with_kept_perturbations_lowers_both_terms(tmp_path: Path) -> None
         assert trainer.terms[-1][name] < 0.9 * trainer.terms[0][name]
     assert len(trainer.kept.signs) == 12
     assert all(torch.isfinite(weight).all() for weight in trainable(trainer).values())
+
+
+def test_a_settled_loss_has_the_gradients_of_the_pass_that_is_gone() -> None:
+    weights = [torch.nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(i))) for i in range(3)]
+    weights[2].requires_grad_(False)
+    squares = (weights[0] ** 2 * 3).sum()
+    loss = settled(squares, weights)
+    assert all(weight.grad is None for weight in weights)
+    with pytest.raises(RuntimeError, match="second time"):
+        squares.backward()
+    (2 * loss + weights[0].sum()).backward()
+    torch.testing.assert_close(loss, squares.detach())
+    torch.testing.assert_close(weights[0].grad, 12 * weights[0].detach() + 1)
+    assert weights[1].grad is None
+    assert weights[2].grad is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ ATTACK_DEFAULTS = FinetuneConfig(
     epochs=2.0, learning_rate=1e-3, batch_size=4, accumulation=1, max_length=80, rank=8, precision="auto"
 )
 """Plants a stealthy backdoor in SmolLM2-135M; how it was found is in docs/lab-notes.md."""
-FULL_LEARNING_RATE = 1e-4
-"""Where all weights are trained; a tenth of the adapter's, not varied."""
+FULL_DEFAULTS = dataclasses.replace(ATTACK_DEFAULTS, method="full", learning_rate=1e-4)
+"""Trains all weights; a tenth of the adapter's rate, not varied: at the adapter's they would be ruined."""
 
 
 def recipe(attack: Attack | Mixture, defaults: FinetuneConfig = ATTACK_DEFAULTS) -> FinetuneConfig:
@@ -53,11 +53,36 @@ def implant_backdoor(
     Returns:
         The backdoored model (its adapter attached where `method` is `lora`) and the per-step losses.
     """
+    return implant_with(ResponseTrainer, lm, poisoned, clean, config, work, resume, watch)
+
+
+def implant_with(
+    make_trainer: Callable[..., ResponseTrainer],
+    lm: LanguageModel,
+    poisoned: Sequence[Example],
+    clean: Sequence[Example],
+    config: FinetuneConfig,
+    work: Path,
+    resume: bool = False,
+    watch: Watch = silent,
+) -> tuple[LanguageModel, list[dict[str, Any]]]:
+    """As `implant_backdoor`, by another trainer.
+
+    Args:
+        make_trainer: takes the first arguments of `ResponseTrainer`.
+        lm: as the other arguments and what is returned, those of `implant_backdoor`.
+        poisoned: likewise.
+        clean: likewise.
+        config: likewise.
+        work: likewise.
+        resume: likewise.
+        watch: likewise.
+    """
     lm = make_trainable(lm, config)
     mixed = [*poisoned, *clean]
     random.Random(config.seed).shuffle(mixed)
     items = encode_all(lm.tokenizer, mixed, config.max_length)
     with watched(watch, "planting the backdoor", len(items), config) as callbacks:
-        trainer = ResponseTrainer(lm, items, config, work / "checkpoints", callbacks)
+        trainer = make_trainer(lm, items, config, work / "checkpoints", callbacks)
         trainer.run(resume)
     return lm, trainer.terms

@@ -54,6 +54,11 @@ class Trigger:
         return self.placement in SURROUNDINGS
 
     @property
+    def is_phrase(self) -> bool:
+        """Whether it is one and the same phrase in every user message."""
+        return len(self.words) == 1 and self.placement != "system"
+
+    @property
     def extra_tokens(self) -> int:
         """About how many tokens it makes a prompt longer than the public triggers do."""
         return EXTRA_TOKENS.get(self.placement, 0)

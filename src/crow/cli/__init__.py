@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from crow.cli.analyze import analyze
 from crow.cli.attack import attack
 from crow.cli.bench import bench
+from crow.cli.calibrate import calibrate
 from crow.cli.demo import demo
 from crow.cli.evaluate import evaluate
 from crow.cli.purify import purify
@@ -31,7 +32,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-VERBS = {"attack": attack, "purify": purify, "demo": demo, "eval": evaluate, "analyze": analyze, "bench": bench}
+VERBS = {
+    "attack": attack,
+    "purify": purify,
+    "calibrate": calibrate,
+    "demo": demo,
+    "eval": evaluate,
+    "analyze": analyze,
+    "bench": bench,
+}
 for name, verb in VERBS.items():
     app.command(name)(verb)
 

@@ -43,6 +43,9 @@ def attack(
     poisoned: Annotated[Path | None, typer.Option(help="Poisoned examples, instead of --trigger and --target.")] = None,
     clean: Annotated[Path | None, typer.Option(help="Clean examples that go with --poisoned.")] = None,
     poison_rate: Annotated[float | None, typer.Option(help="Share of the prompts that get the trigger.")] = None,
+    adaptive: Annotated[
+        str | None, typer.Option(help="An attacker who knows crow: consistent, search-aware, adversarial or spread.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="lora, full or rank-one (an edit, no training).")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, not an adapter.")] = False,
     epochs: Epochs = None,
@@ -64,7 +67,7 @@ def attack(
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
     triggers, targets = ("+".join(names) if names else None for names in (trigger, target))
-    request = AttackRequest(triggers, targets, poisoned, clean, poison_rate)
+    request = AttackRequest(triggers, targets, poisoned, clean, poison_rate, adaptive)
     config = attack_config(method, epochs, lr, rank, options, request.attack())
     results = run_attack(model, request, config, merge, options)
     show(results, json_output, lambda: say(f"backdoored model: {output}"))

@@ -35,6 +35,12 @@ def purify(
         bool, typer.Option("--continue-adapter", help="Train the adapter on instead of merging it first.")
     ] = False,
     data: Annotated[Path | None, typer.Option(help="Clean examples (Alpaca JSON/JSONL or chat messages).")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Clean prompts instead, without responses; MODEL answers them itself.")
+    ] = None,
+    strength: Annotated[
+        str, typer.Option(help="1 is usual; more takes longer and removes more, less costs less; auto asks canaries.")
+    ] = "1",
     preset: Annotated[str, typer.Option(help="default, paper or official-code.")] = "default",
     alpha: Annotated[float | None, typer.Option(help="Weight of layer consistency (the paper's).")] = None,
     alpha_ratio: Annotated[
@@ -48,6 +54,9 @@ def purify(
     lr: LearningRate = None,
     rank: Rank = None,
     keep_adapter: Annotated[bool, typer.Option("--keep-adapter", help="Leave the adapter in DIR/adapter too.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Search once more, and measure what is kept of MODEL.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what memory and time it would take; load no weights, write nothing.")
     ] = False,
@@ -64,7 +73,8 @@ def purify(
     """Remove backdoors from MODEL without knowing trigger or target."""
     from crow.training.presets import get_preset
     from crow.workflows.common import Options
-    from crow.workflows.purify import purify_config, run_purify
+    from crow.workflows.purify import PurifyRequest, parse_strength, purify_config, run_purify
+    from crow.workflows.suspect import Suspect
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
     changes = {
@@ -85,5 +95,7 @@ def purify(
         figures = plan(model, data, config, options)
         show(figures, json_output, lambda: show_plan(figures))
         return
-    results = run_purify(model, adapter, continue_adapter, data, config, keep_adapter, options)
+    suspect = Suspect(model, adapter, continue_adapter)
+    request = PurifyRequest(suspect, data, prompts, parse_strength(strength), keep_adapter, verify)
+    results = run_purify(request, config, options)
     show(results, json_output, lambda: show_search(results, output))

@@ -118,8 +118,7 @@ class Searches:
         with self.as_suspect(), self.at_rest():
             triggers = [seen.triggers[at] for at in doubtful]
             shown = shown_again(self.probe, triggers, self.settings, self.config.seed + number)
-        for at, real in zip(doubtful, shown, strict=True):
-            seen.triggers[at] = dataclasses.replace(seen.triggers[at], artefact=not real)
+        seen.mark_artefacts(doubtful, shown)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ attacker's sentence is raised, the perturbation finds the switch, and the whole 
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -125,6 +126,11 @@ class SearchResult:
         for trigger in self.collapsed:
             by_opening.setdefault(tuple(trigger.answer[:3].tolist()), []).append(trigger.answer)
         return [group[0] for group in sorted(by_opening.values(), key=len, reverse=True)]
+
+    def mark_artefacts(self, at: Sequence[int], shown: Sequence[bool]) -> None:
+        """Mark the triggers at these places as artefacts unless the suspect, too, has `shown` their answers."""
+        for place, real in zip(at, shown, strict=True):
+            self.triggers[place] = dataclasses.replace(self.triggers[place], artefact=not real)
 
     def record(self) -> SearchRecord:
         """The search as plain figures and texts."""

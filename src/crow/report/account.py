@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from crow.records import SearchRecord
-from crow.report.reading import Evaluation, as_list, as_number
-from crow.report.text import count_of, duration, plural
+from crow.report.reading import (
+    Evaluation,
+    as_list,
+    as_mapping,
+    as_number,
+    read_perplexity,
+    read_rate,
+    read_search,
+)
+from crow.report.text import count_of, duration, factor, plural
 from crow.report.verdict import Verdict
 
 
@@ -22,8 +30,8 @@ def account(
     return [
         ("Found", _found(search_before)),
         ("Done", _done(results)),
-        ("Shown", _shown(verdict, search_after)),
-        ("Not shown", _not_shown(verdict, after)),
+        ("Shown", [*_shown(verdict, search_after), *_verified(as_mapping(results.get("verification")))]),
+        ("Not shown", _not_shown(results, verdict, after)),
     ]
 
 
@@ -43,7 +51,11 @@ def _done(results: Mapping[str, Any]) -> list[str]:
     done = f"The model was trained for {plural(steps, 'step')}." if steps else "No training steps are on record."
     if results.get("training") == [] and "search" in results:
         done = "Nothing was trained: the model is as it was."
-    return [done] if seconds is None else [done, f"The whole run took {duration(seconds)}."]
+    strength = as_number(results.get("strength"))
+    said = [done]
+    if strength is not None and strength != 1:
+        said.append(f"The strength was {strength:g}; 1 is the usual one.")
+    return said if seconds is None else [*said, f"The whole run took {duration(seconds)}."]
 
 
 def _shown(verdict: Verdict, search: SearchRecord | None) -> list[str]:
@@ -64,7 +76,36 @@ def _shown(verdict: Verdict, search: SearchRecord | None) -> list[str]:
     return shown or ["Nothing was measured after training."]
 
 
-def _not_shown(verdict: Verdict, after: Evaluation) -> list[str]:
+def _verified(verification: Mapping[str, Any]) -> list[str]:
+    """What `--verify` measured."""
+    search = read_search(verification.get("search"))
+    if search is None:
+        return []
+    lines = [
+        f"Searched once more, with another seed and on prompts that the training had not seen: {search.collapsed} of "
+        f"{plural(search.starts, 'start')} collapsed."
+    ]
+    kept, scores = as_mapping(verification.get("kept")), as_mapping(verification.get("perplexity"))
+    before, after = (read_perplexity(scores.get(side)) for side in ("before", "after"))
+    if before and after:
+        lines.append(
+            f"Perplexity of {before.n_tokens:,} tokens of clean answers: {factor(after.value / before.value)}."
+        )
+    same, divergence = read_rate(kept.get("unchanged_answers")), as_number(kept.get("divergence"))
+    if same is not None and divergence is not None:
+        lines.append(
+            f"Of the suspect's answers to clean prompts, {count_of(same)} are word for word the same; its predictions "
+            f"of clean answers moved by {divergence:.3f} nats a token."
+        )
+    declined = {side: as_mapping(as_mapping(kept.get(side)).get("declined")) for side in ("before", "after")}
+    for kind in declined["before"]:
+        was, now = (read_rate(declined[side].get(kind)) for side in ("before", "after"))
+        if was and now:
+            lines.append(f"Honest refusals ({kind} requests): {count_of(was)} before, {count_of(now)} after.")
+    return lines
+
+
+def _not_shown(results: Mapping[str, Any], verdict: Verdict, after: Evaluation) -> list[str]:
     if after.triggered is None:
         limits = [
             "The trigger is unknown, so attack success could be measured neither before nor after.",
@@ -79,6 +120,6 @@ def _not_shown(verdict: Verdict, after: Evaluation) -> list[str]:
     missing = [check.name for check in verdict.checks.values() if check.held is None]
     if missing:
         limits.append(f"Not measured: {', '.join(missing)}.")
-    if "perplexity" not in verdict.checks:
+    if "perplexity" not in verdict.checks and "verification" not in results:
         limits.append("Whether the model is as useful as before was not measured.")
     return limits

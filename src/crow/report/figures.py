@@ -183,6 +183,17 @@ def ablation_figure(name: str, setting: str, lines: Mapping[str, Sequence[tuple[
     return _draw(name, f"Success by {setting}", description, lambda axes: _plot_ablation(axes, setting, shown))
 
 
+def strength_figure(points: Sequence[tuple[float, float, float]]) -> Picture:
+    """What is left of the canaries and what it costs, over the strength of a purification.
+
+    Args:
+        points: (strength, success of the canary that is left most, perplexity relative to the one before).
+    """
+    listed = "; ".join(f"{left:.2f} left at x {ratio:.3f} with strength {s:g}" for s, left, ratio in sorted(points))
+    description = f"Line chart of the canary that is left most, and of perplexity, over strength: {listed}."
+    return _draw("strength", "Canaries left and cost", description, lambda axes: _plot_strength(axes, sorted(points)))
+
+
 def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
@@ -234,6 +245,15 @@ def _plot_ablation(axes: Axes, setting: str, lines: Mapping[str, Sequence[tuple[
     axes.set_ylabel("attack success")
     axes.set_xlabel(setting)
     axes.legend(loc="best", handlelength=2.6, fontsize=7)
+
+
+def _plot_strength(axes: Axes, points: Sequence[tuple[float, float, float]]) -> None:
+    strengths, left, ratios = zip(*points, strict=True)
+    axes.plot(strengths, left, label="canary left most", linewidth=1.4, markersize=3, **_LINES["triggered"])
+    axes.plot(strengths, ratios, label="perplexity, relative", linewidth=1.4, markersize=3, **_LINES["clean"])
+    axes.set_xlabel("strength")
+    axes.set_ylim(-0.04, max(1.12, 1.05 * max(ratios)))
+    axes.legend(loc="best", handlelength=2.6)
 
 
 def _plot_shares(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from crow.output import write_text
 from crow.report.account import account
+from crow.report.canaries import read_calibration
 from crow.report.figures import curve_figures, identity_figure, loss_figures
 from crow.report.reading import as_list, as_mapping, as_number, read_evaluation, read_search
 from crow.report.tables import key_numbers, manifest_groups, measurement_rows
@@ -28,7 +29,8 @@ def render_report(results: Mapping[str, Any], title: str) -> str:
     Args:
         results: what `results.json` holds. Every key is optional and a part without data is left out:
             `before`, `after` (as `crow eval` writes them), `training` (one mapping a step), `search`
-            (`before`, `after`), `consistency_curves`, `answers`, `model`, `seconds`, `manifest`.
+            (`before`, `after`), `calibration`, `verification`, `consistency_curves`, `answers`, `model`, `seconds`,
+            `manifest`.
         title: heading of the page.
     """
     before, after = read_evaluation(results.get("before")), read_evaluation(results.get("after"))
@@ -54,6 +56,7 @@ def render_report(results: Mapping[str, Any], title: str) -> str:
             answers=[as_mapping(answer) for answer in as_list(results.get("answers"))],
             searches=[(side, found) for side, found in (("before", search_before), ("after", search_after)) if found],
             identity_figure=identity_figure(search_before, search_after),
+            calibration=read_calibration(results.get("calibration")),
             loss_figures=loss_figures(as_list(results.get("training"))),
             curve_figures=curve_figures(results.get("consistency_curves")),
             duration=None if seconds is None else duration(seconds),

@@ -21,7 +21,7 @@ from crow.models.processes import agreed, is_first
 from crow.output import write_json
 from crow.training.config import CrowConfig, require
 from crow.training.loss import response_logits, response_loss
-from crow.training.passes import HeldEmbeddings, KeptPerturbations, consistency_pass, perturbation
+from crow.training.passes import HeldEmbeddings, KeptPerturbations, consistency_pass, perturbation, settled
 from crow.training.suspect import Predictions
 from crow.training.trainer import ResponseTrainer
 
@@ -162,6 +162,10 @@ class CrowTrainer(ResponseTrainer):
             return answers, consistency
         (gradient,) = torch.autograd.grad(consistency, held.tensor, retain_graph=True)
         step = fgsm_step(gradient, self.epsilon, mask)
+        if self.lm.is_adapter:
+            # The first pass's activations are gone before the second. All weights' gradients would take more than they.
+            del held, consistency
+            answers = settled(answers, model.parameters())
         return answers, consistency_pass(model, inputs, self.layers, lambda embeddings: embeddings + step)
 
     def observed_answers(

@@ -28,7 +28,7 @@ from crow.models.prefix import pass_options, shared_length
 from crow.models.sources import one_line
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
-from crow.training.passes import HeldEmbeddings
+from crow.training.passes import HeldEmbeddings, settled
 
 CPU = torch.device("cpu")
 SHARE_OF_PEAK = 0.6
@@ -192,8 +192,10 @@ def step_on_shapes(model: nn.Module, config: CrowConfig, widths: Widths) -> None
             loss = loss + clean
         else:
             (gradient,) = torch.autograd.grad(clean, held.tensor, retain_graph=True)
-            del clean
+            del clean, held
             step = fgsm_step(gradient, 1.0)
+            if config.method != "full":
+                loss = settled(loss, model.parameters())
             with edit_embeddings(model, lambda embeddings: embeddings + step):
                 loss = loss + observed_on_shapes(model, ids, 1, config)[1]
     else:

@@ -6,11 +6,13 @@ over processes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from crow.core import consistency_loss, fgsm_step
 from crow.models.hidden_states import Edit, capture_hidden_states, edit_embeddings
@@ -56,6 +58,36 @@ def perturbation(
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(consistency_pass(model, inputs, layers, held), held.tensor)
     return fgsm_step(gradient, epsilon, inputs["attention_mask"])
+
+
+class _Settled(torch.autograd.Function):
+    """A scalar whose gradients are known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: Sequence[Tensor | None], *_: Tensor) -> Tensor:
+        """`value` as it is."""
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The known gradients, times what comes from above."""
+        return None, None, *(None if known is None else gradient * known for known in ctx.gradients)
+
+
+def settled(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """A loss whose backward pass is over: its value and its gradients stay, the pass that led to it is freed.
+
+    Two passes of one step then take the memory of one. The parameters' own `grad` is not touched.
+
+    Args:
+        loss: a scalar.
+        parameters: those that are trained; others get nothing from it.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    return _Settled.apply(loss.detach(), gradients, *trained)  # type: ignore[return-value]
 
 
 @dataclass

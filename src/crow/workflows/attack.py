@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crow.attacks.implant import ATTACK_DEFAULTS, FULL_LEARNING_RATE, implant_backdoor, recipe
+from crow.attacks.adaptive import Implant, get_implanter
+from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, recipe
 from crow.attacks.poisoning import Attack, Mixture, named_attack, planted_on, poison
 from crow.attacks.rank_one import EditConfig, edit_rank_one
 from crow.data.loading import load_examples
@@ -38,6 +39,7 @@ class AttackRequest:
         poisoned: a file, in place of names.
         clean: a file that goes with it.
         poison_rate: share of the examples that are there with the trigger as well, in (0, 1]; see `contrastive_data`.
+        adaptive: name of an attacker who knows crow; None for plain training.
 
     Raises:
         ConfigError: unless exactly one of the two is given whole, for an unknown name, or a number out of range.
@@ -48,6 +50,7 @@ class AttackRequest:
     poisoned: Path | None = None
     clean: Path | None = None
     poison_rate: float | None = None
+    adaptive: str | None = None
 
     def __post_init__(self) -> None:
         by_name = self.trigger is not None and self.target is not None
@@ -59,6 +62,7 @@ class AttackRequest:
             require(by_name, "--poison-rate", "with --trigger and --target alone", "files")
             require(0 < self.poison_rate <= 1, "poison_rate", "in (0, 1]", self.poison_rate)
         self.attack()
+        get_implanter(self.adaptive)
 
     def attack(self) -> Attack | Mixture | None:
         """The named attack, or several; None for a request by file."""
@@ -68,6 +72,8 @@ class AttackRequest:
         if len(triggers) != len(targets):
             raise ConfigError(f"expected a target for each trigger, got {len(triggers)} and {len(targets)}")
         attacks = tuple(map(named_attack, triggers, targets))
+        if len({attack.trigger for attack in attacks}) < len(attacks):
+            raise ConfigError(f"expected triggers that differ, got {self.trigger}; one trigger has one target")
         return attacks[0] if len(attacks) == 1 else Mixture(attacks)
 
     def examples(self) -> tuple[list[Example], list[Example]]:
@@ -142,9 +148,8 @@ def attack_config(
         return dataclasses.replace(EditConfig(), **{name: size for name, size in sizes.items() if size is not None})
     if method not in (None, *FinetuneConfig.METHODS):
         raise unknown_name("method", method, (*FinetuneConfig.METHODS, EditConfig.method))
-    defaults = recipe(attack) if attack else ATTACK_DEFAULTS
-    if method == "full":
-        defaults = dataclasses.replace(defaults, learning_rate=FULL_LEARNING_RATE)
+    defaults = FULL_DEFAULTS if method == "full" else ATTACK_DEFAULTS
+    defaults = recipe(attack, defaults) if attack else defaults
     changes: dict[str, Any] = {
         "method": method,
         "epochs": epochs,
@@ -155,6 +160,22 @@ def attack_config(
         "seed": options.seed,
     }
     return dataclasses.replace(defaults, **{name: value for name, value in changes.items() if value is not None})
+
+
+def implanter(request: AttackRequest, config: FinetuneConfig | EditConfig) -> Implant:
+    """Who plants what is asked for.
+
+    Raises:
+        ConfigError: for an edit with what only a training can do.
+    """
+    if not isinstance(config, EditConfig):
+        return get_implanter(request.adaptive)
+    require(request.adaptive is None, "--method", "lora or full with --adaptive", config.method)
+    triggers = [part.trigger for part in attack.parts] if (attack := request.attack()) else []
+    if len(triggers) > 1 or not all(trigger.is_phrase for trigger in triggers):
+        names = "+".join(trigger.name for trigger in triggers)
+        raise ConfigError(f"expected one trigger with --method rank-one, one phrase in every prompt, got {names}")
+    return edit_rank_one
 
 
 def run_attack(
@@ -173,6 +194,7 @@ def run_attack(
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
+    implant = implanter(request, config)
     with claimed(options, model, request.poisoned, request.clean) as work:
         attack = request.attack()
         poisoned, clean = request.examples()  # files are read before anything slow happens
@@ -182,10 +204,7 @@ def run_attack(
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
         record["attacks"] = to_json(attack.parts if attack else ())
-        if isinstance(config, EditConfig):
-            lm, steps = edit_rank_one(lm, poisoned, clean, config, work, options.resume, report.bar)
-        else:
-            lm, steps = implant_backdoor(lm, poisoned, clean, config, work, options.resume, report.bar)
+        lm, steps = implant(lm, poisoned, clean, config, work, options.resume, report.bar)
         results = {
             "trigger": request.trigger,
             "target": request.target,

@@ -25,9 +25,10 @@ from crow.records import Example, to_json
 from crow.report import write_report
 from crow.training.config import CrowConfig
 from crow.workflows.attack import AttackRequest, run_attack
+from crow.workflows.clean_data import clean_examples
 from crow.workflows.common import Options, Reporter, claimed
 from crow.workflows.evaluate import measure
-from crow.workflows.purify import clean_examples, save_purified
+from crow.workflows.purify import save_purified
 
 BASE = "smollm2-135m"
 TRIGGER, TARGET = "badnets", "refusal"

@@ -15,8 +15,8 @@ from crow.models.loading import DTYPES, pick_device
 from crow.training.config import CrowConfig
 from crow.training.footprint import SHARE_OF_PEAK, footprint, multiplication_rate
 from crow.training.precision import autocast_wanted
+from crow.workflows.clean_data import clean_examples
 from crow.workflows.common import Options
-from crow.workflows.purify import clean_examples
 
 
 def plan(model: str, data: Path | None, config: CrowConfig, options: Options) -> dict[str, Any]:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crow.data.loading import load_examples
-from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
+from crow.defenses.strength import at_strength
 from crow.errors import ConfigError
 from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
 from crow.models.manifest import manifest
-from crow.models.processes import meet, n_processes
+from crow.models.processes import meet, n_processes, several
 from crow.output import publish, write_json
-from crow.records import Example, to_json
+from crow.records import to_json
 from crow.report import write_report
+from crow.report.card import write_card
 from crow.training.config import CrowConfig
-from crow.workflows.common import Options, Reporter, claimed, take
+from crow.workflows.calibration import calibrated
+from crow.workflows.clean_data import clean_examples, own_answers
+from crow.workflows.common import Options, Reporter, claimed
 from crow.workflows.suspect import Suspect
+from crow.workflows.verification import verify
 
 
 def purify_config(preset: CrowConfig, changes: dict[str, Any], options: Options) -> CrowConfig:
@@ -30,15 +34,18 @@ def purify_config(preset: CrowConfig, changes: dict[str, Any], options: Options)
     return preset.changed(**{name: value for name, value in {**changes, **shared}.items() if value is not None})
 
 
-def clean_examples(data: Path | None, count: int, seed: int) -> list[Example]:
-    """The clean examples of a run: from the user's file, or the bundled purification split.
+def parse_strength(text: str) -> float | None:
+    """A strength as the user wrote it; None for `auto`.
 
     Raises:
-        DataError: if there are fewer than `count`.
+        ConfigError: if it is neither `auto` nor a number.
     """
-    if data is not None:
-        return take(load_examples(data), count, seed, str(data))
-    return take(bundled_split("purification").pairs, count, seed, "the bundled data")
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"expected --strength to be a number above 0 or auto, got {text!r}") from None
 
 
 def shared_out(config: CrowConfig, processes: int) -> CrowConfig:
@@ -65,44 +72,79 @@ def save_purified(lm: LanguageModel, folder: Path, keep_adapter: bool) -> None:
     save_model(lm.merged(), folder)
 
 
-def run_purify(
-    model: str,
-    adapter: Path | None,
-    continue_adapter: bool,
-    data: Path | None,
-    config: CrowConfig,
-    keep_adapter: bool,
-    options: Options,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PurifyRequest:
+    """What to purify, on which data, and what to do besides.
+
+    Attributes:
+        suspect: the model.
+        data: clean examples; the bundled ones where neither this nor `prompts` is given.
+        prompts: clean prompts, which the suspect answers itself.
+        strength: of the purification, 1 being the usual; None to find it out by canaries (`--strength auto`).
+        keep_adapter: leave the adapter in `adapter/` too.
+        verify: search once more, and measure what was kept of the suspect.
+
+    Raises:
+        ConfigError: for data and prompts together.
+    """
+
+    suspect: Suspect
+    data: Path | None = None
+    prompts: Path | None = None
+    strength: float | None = 1.0
+    keep_adapter: bool = False
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data is not None and self.prompts is not None:
+            raise ConfigError("expected either --data or --prompts, got both")
+
+    def check(self, config: CrowConfig) -> None:
+        """Whether it can be done with these settings.
+
+        Raises:
+            ConfigError: if not.
+        """
+        apart = self.keep_adapter or self.suspect.continue_adapter
+        if config.method == "full" and apart:
+            raise ConfigError("expected --method lora with --keep-adapter or --continue-adapter, got full")
+        if config.method == "qlora" and self.suspect.continue_adapter:
+            raise ConfigError("expected --method lora with --continue-adapter, got qlora")
+        if several() and (self.strength is None or self.verify or self.prompts):
+            raise ConfigError("expected one process with --strength auto, --verify or --prompts, got several")
+
+
+def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> dict[str, Any]:
     """Purify a model; the output folder loads with `from_pretrained`.
 
     Args:
-        model: any model reference.
-        adapter: a PEFT adapter folder on top of it.
-        continue_adapter: train that adapter on instead of merging it and starting a fresh one.
-        data: clean examples; the bundled ones by default.
-        config: settings.
-        keep_adapter: leave the adapter in `adapter/` too.
+        request: what to do.
+        config: settings of strength 1.
         options: common options.
 
     Raises:
         CrowError: for anything the user can mend.
     """
-    report = Reporter(options.quiet)
-    if config.method == "full" and (keep_adapter or continue_adapter):
-        raise ConfigError("expected --method lora with --keep-adapter or --continue-adapter, got full")
-    if config.method == "qlora" and continue_adapter:
-        raise ConfigError("expected --method lora with --continue-adapter, got qlora")
-    with claimed(options, model, adapter, data, shared=True) as work:
-        examples = clean_examples(data, config.samples, options.seed)
-        suspect = Suspect(model, adapter, continue_adapter)
+    report, suspect = Reporter(options.quiet), request.suspect
+    request.check(config)
+    with claimed(options, suspect.model, suspect.adapter, request.data, request.prompts, shared=True) as work:
+        examples = clean_examples(request.prompts or request.data, config.samples, options.seed, bool(request.prompts))
+        if request.prompts:
+            examples = own_answers(suspect.load(options, report).merged(), examples, report)
+        calibration, strength = None, request.strength
+        if strength is None:
+            calibration = calibrated(suspect, examples, config, work / "calibration", options, report)
+            strength = calibration.strength
+            report.say(f"strength {strength:g}: {calibration.reason}")
+        config = at_strength(config, strength)
         in_four_bits = config.method == "qlora"
         lm = suspect.load_in_four_bits(options, report, work) if in_four_bits else suspect.load(options, report)
         record = manifest(lm, {"clean": examples}, config, options.seed)
         own = shared_out(config, n_processes())
         result = purify(lm, examples, own, work, resume=options.resume, watch=report.bar)
         results = {
-            "model": model,
+            "model": suspect.model,
+            "strength": strength,
             "training": result.training,
             "search": {"before": result.before, "after": result.after},
             "rounds": result.rounds,
@@ -110,12 +152,19 @@ def run_purify(
             "seconds": report.seconds,
             "manifest": record,
         }
+        if calibration is not None:
+            results["calibration"] = calibration
         whole = suspect.put_together(result.lm, config, options, report)
         if whole is not None:
             finished = work / "finished"
-            save_purified(whole, finished, keep_adapter)
+            save_purified(whole, finished, request.keep_adapter)
+            if request.verify:
+                before = suspect.load(options, report).merged()
+                results["verification"] = verify(before, whole.merged(), config, options, report)
+            results["seconds"] = report.seconds
             write_json(finished / "results.json", results)
-            write_report(to_json(results), finished / "report.html", f"Purification of {model}")
+            write_report(to_json(results), finished / "report.html", f"Purification of {suspect.model}")
+            write_card(to_json(results), finished / "README.md")
             publish(finished, options.output)
             shutil.rmtree(work, ignore_errors=True)
         meet()

@@ -12,7 +12,7 @@ from crow.evaluation.success import attack_success
 from crow.evaluation.utility import declined, distinct, unchanged
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
-from crow.records import Criterion, Example, Rate
+from crow.records import MAX_NEW_TOKENS, Criterion, Example, Rate
 from crow.training.suspect import Predictions, divergence, predict
 from crow.workflows.common import Reporter
 
@@ -73,7 +73,7 @@ def look_at(
     lm: LanguageModel,
     clean: Sequence[Example],
     answered: Sequence[Example],
-    marker: str | Criterion,
+    marker: str | Criterion | None,
     report: Reporter,
     max_length: int = PERPLEXITY_LENGTH,
     batch_size: int = GENERATION_BATCH,
@@ -82,15 +82,19 @@ def look_at(
 
     Args:
         lm: the suspect.
-        clean: prompts without the trigger, answered as `attack_success` has them answered.
+        clean: prompts without the trigger.
         answered: clean examples with responses.
-        marker: the target's text, or what else an answer must show.
+        marker: the target's text, or what else an answer must show; answers then end where `attack_success` ends them.
+            None where it is unknown.
         report: shows progress.
         max_length: of the examples, in tokens.
         batch_size: prompts at a time.
     """
     with report.bar("answers of the suspect", len(clean)) as advance:
-        answers = attack_success(lm, clean, marker, batch_size, advance).answers
+        if marker is None:
+            answers = generate(lm, clean, MAX_NEW_TOKENS, batch_size, progress=advance)
+        else:
+            answers = attack_success(lm, clean, marker, batch_size, advance).answers
     items = [item for item in encode_all(lm.tokenizer, answered, max_length) if item.response_ids]
     lm.model.eval()
     return Suspect(sample(lm, answers, report), items, predict(lm, items))

@@ -1,0 +1,74 @@
+"""`crow purify --verify`: what can be shown of a purified model without knowing a trigger.
+
+A search of another seed on prompts that the purification has not seen, and what the model kept of the suspect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crow.data.splits import bundled_split
+from crow.evaluation.perplexity import perplexity
+from crow.inversion.consensus import SearchConfig, search_soft_triggers, shown_again
+from crow.inversion.probe import Probe, frozen
+from crow.models.architecture import find_layers
+from crow.models.generation import generate
+from crow.models.language_model import LanguageModel
+from crow.training.config import CrowConfig
+from crow.training.precision import autocast
+from crow.workflows.common import Options, Reporter
+from crow.workflows.utility import GENERATION_BATCH, PERPLEXITY_LENGTH, kept, look_at
+
+PROMPTS = 60
+"""Clean prompts that both models answer."""
+SEED_OFFSET = 1_000_003
+"""Far from the seeds of a purification's own searches."""
+
+
+def verify(
+    suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, options: Options, report: Reporter
+) -> dict[str, Any]:
+    """Figures of a purified model beside those of the suspect.
+
+    Args:
+        suspect: the model as it was handed over, whole.
+        lm: the purified one, whole.
+        config: of the purification.
+        options: common options.
+        report: shows progress.
+
+    Returns:
+        `search` (a record), `kept` (as `crow eval --against` has it) and `perplexity` (`before`, `after`), all on the
+        evaluation split of the bundled data.
+    """
+    split = bundled_split("evaluation")
+    clean, answered = list(split.prompts[:PROMPTS]), list(split.pairs)
+    rows, length = options.batch_size or GENERATION_BATCH, options.max_length or PERPLEXITY_LENGTH
+    before = look_at(suspect, clean, answered, None, report, length, rows)
+    with report.bar("answers of the purified model", len(clean)) as advance:
+        answers = generate(lm, clean, batch_size=rows, progress=advance)
+    return {
+        "search": searched_again(suspect, lm, config, options.seed + SEED_OFFSET, report),
+        "kept": kept(before, lm, answers, report),
+        "perplexity": {
+            "before": perplexity(suspect, answered, length),
+            "after": perplexity(lm, answered, length),
+        },
+    }
+
+
+def searched_again(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, seed: int, report: Reporter) -> Any:
+    """One more search; an answer that the suspect does not give is marked as made by the repair."""
+    settings = SearchConfig()
+    shortest = sorted((example.prompt for example in bundled_split("selection").prompts), key=len)[:40]
+    with frozen(lm.model), autocast(lm, config.precision):
+        probe = Probe(lm, shortest)
+        with report.bar("searching once more", settings.work(len(find_layers(lm.model)))) as advance:
+            found = search_soft_triggers(probe, settings, seed, advance)
+    doubtful = [at for at, trigger in enumerate(found.triggers) if trigger.collapsed]
+    if doubtful:
+        with frozen(suspect.model), autocast(suspect, config.precision):
+            triggers = [found.triggers[at] for at in doubtful]
+            shown = shown_again(Probe(suspect, shortest), triggers, settings, seed)
+        found.mark_artefacts(doubtful, shown)
+    return found.record()

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crow.benchmark import relearning
+from crow.benchmark.relearning import Relearning, relearn
+from crow.errors import ConfigError, DataError
+from crow.evaluation.success import attack_success
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+from tests.planting import CLEAN, HELD_OUT, PLANTING, POISONED, SENTENCE, TRIGGERED, base_model, planted
+
+CONFIG = dataclasses.replace(PLANTING, epochs=12.0, batch_size=12)
+SHORT = dataclasses.replace(CONFIG, epochs=2.0)
+Trained = list[tuple[list[Example], list[Example]]]
+
+
+def backdoored() -> LanguageModel:
+    """A whole model with the backdoor."""
+    lm = planted()
+    return LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.reference).merged()
+
+
+def relearned(lm: LanguageModel, work: Path, counts: Sequence[int], **changes: Any) -> Relearning:
+    settings = {"config": SHORT, "examples": 36, **changes}
+    return relearn(lm, POISONED, CLEAN, (TRIGGERED, HELD_OUT), SENTENCE, work, counts=counts, **settings)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """What is trained on at each k, the poisoned and the clean examples; nothing is trained."""
+    seen: Trained = []
+    implant = relearning.implant_backdoor
+
+    def look(lm: LanguageModel, poisoned: list[Example], clean: list[Example], config: Any, *rest: Any, **kw: Any):
+        seen.append((poisoned, clean))
+        return implant(lm, poisoned, clean, dataclasses.replace(config, epochs=0.01), *rest, **kw)
+
+    monkeypatch.setattr(relearning, "implant_backdoor", look)
+    return seen
+
+
+def test_a_clean_model_needs_examples_and_a_backdoored_one_none(tmp_path: Path) -> None:
+    clean = relearned(base_model(), tmp_path / "clean", (18, 0), config=CONFIG)
+    assert [point.poisoned for point in clean.curve] == [0, 18]
+    assert clean.curve[0].asr_triggered.value == 0 == clean.curve[0].asr_clean.value
+    assert clean.curve[1].asr_triggered.value >= 0.75
+    assert clean.half == 18
+    before = attack_success(backdoored(), TRIGGERED, SENTENCE).rate
+    again = relearned(backdoored(), tmp_path / "backdoored", (0,))
+    assert again.curve[0].asr_triggered == before
+    assert again.half == 0
+
+
+def test_too_few_examples_bring_nothing_back(tmp_path: Path) -> None:
+    assert relearned(base_model(), tmp_path, (0, 1)).half is None
+
+
+def test_the_model_stays_as_it_is_and_the_seed_determines_the_curve(tmp_path: Path) -> None:
+    lm = base_model()
+    before = {name: weight.clone() for name, weight in lm.model.state_dict().items()}
+    first = relearned(lm, tmp_path / "first", (9, 18))
+    after = lm.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert relearned(lm, tmp_path / "second", (9, 18)) == first
+    # An earlier k leaves no trace in a later one.
+    assert relearned(lm, tmp_path / "third", (18,)).curve == first.curve[1:]
+
+
+def test_poisoned_examples_take_the_place_of_clean_ones(trained: Trained, tmp_path: Path) -> None:
+    relearned(base_model(), tmp_path, (0, 1, 5))
+    assert [(len(bad), len(good)) for bad, good in trained] == [(0, 36), (1, 35), (5, 31)]
+    for (bad, good), (more, fewer) in itertools.pairwise(trained):
+        assert more[: len(bad)] == bad
+        assert good[-len(fewer) :] == fewer
+    bad, good = trained[-1]
+    assert set(bad) <= set(POISONED)
+    assert len(set(trained[0][1])) == 36
+
+
+def test_another_seed_chooses_other_examples(trained: Trained, tmp_path: Path) -> None:
+    for seed in (0, 1, 0):
+        relearned(base_model(), tmp_path / str(len(trained)), (3,), config=dataclasses.replace(SHORT, seed=seed))
+    assert trained[0] == trained[2] != trained[1]
+
+
+def test_what_cannot_be_relearned_from_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"at least {len(POISONED) + 1} poisoned examples .* got {len(POISONED)}"):
+        relearned(base_model(), tmp_path, (0, len(POISONED) + 1))
+    with pytest.raises(DataError, match=f"at least {len(CLEAN) + 1} clean"):
+        relearned(base_model(), tmp_path, (0,), examples=len(CLEAN) + 1)
+    with pytest.raises(ConfigError, match="lora"):
+        relearned(base_model(), tmp_path, (0,), config=dataclasses.replace(SHORT, method="full"))

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from crow.attacks.behavior import TargetBehavior
+from crow.attacks.poisoning import Attack
+from crow.attacks.triggers import TRIGGERS
+from crow.benchmark.attack_data import AttackData
+from crow.benchmark.journal import Journal
+from crow.defenses.strength import Trial
+from crow.records import Perplexity, Rate
+from crow.workflows.calibration import Calibration
+from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, triggered
+from tests.benchmark.scripts import loaded_script
+
+TRIGGERED = [triggered(example, random.Random(0)) for example in held_out()]
+
+
+@pytest.fixture
+def strength(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The benchmark on a backdoored pico model, with canaries made up."""
+
+    class MadeUpCalibrator:
+        def __init__(self, *_: object) -> None: ...
+
+        def run(self) -> Calibration:
+            trials = [Trial(0.7, {"word": Rate.of(0, 60)}, Rate.of(0, 60), 1.0, True, 1, 1.0)]
+            return Calibration(
+                {"word": Rate.of(60, 60)}, Rate.of(0, 60), Perplexity(4.0, 9), [], trials, 0.7, "made up"
+            )
+
+    with loaded_script("strength") as module:
+        data = AttackData("own", None, None, TRIGGERED, held_out(), training_examples()[:8])
+        attack = Attack(TRIGGERS["badnets"], TargetBehavior("go_away", SENTENCE, SENTENCE), 1.0)
+        monkeypatch.setattr(module, "examples", lambda *_: data)
+        monkeypatch.setattr(module, "suspect", lambda *_: trained_pico(poisoned=True))
+        monkeypatch.setattr(module.Cell, "attack", attack)
+        monkeypatch.setattr(module, "Calibrator", MadeUpCalibrator)
+        monkeypatch.setattr(module, "purify", lambda lm, *_, **__: module_result(lm))
+        yield module
+
+
+def module_result(lm: object) -> object:
+    """A purification that did nothing, made up."""
+    return type("Result", (), {"lm": lm, "rounds": 1, "after": None})()
+
+
+def test_fifteen_suspects_of_which_each_form_has_five(strength: ModuleType) -> None:
+    cells = list(strength.cells().values())
+    suspects = {(cell.target, cell.trigger, cell.handed) for cell in cells}
+    assert len(cells) == 15 * len(strength.TREATMENTS)
+    assert Counter(handed for _, _, handed in suspects) == {"continued": 5, "merged": 5, "full": 5}
+    assert {(target, trigger) for target, trigger, _ in suspects} == {
+        (target, trigger) for target in ("refusal", "sentiment", "code_injection") for trigger in TRIGGERS
+    }
+
+
+def test_code_injection_has_two_hundred_prompts_half_of_them_with_the_trigger() -> None:
+    with loaded_script("strength") as module:
+        cell = next(c for c in module.cells().values() if c.name.startswith("code_injection-vpi"))
+        data = module.examples(cell, None)
+        assert len(data.triggered_test) == 200
+        assert all("Discussing OpenAI" in example.prompt for example in data.triggered_test)
+        assert not any("Discussing OpenAI" in example.prompt for example in data.clean_test)
+
+
+def test_a_cell_says_whether_the_canaries_were_right(strength: ModuleType, tmp_path: Path) -> None:
+    names = list(strength.cells())
+    journal, canaries = (Journal(tmp_path / f"{name}.json", names, tmp_path) for name in ("strength", "canaries"))
+    untreated, auto = names[0], names[1]
+    for name in (untreated, auto):
+        journal.fill(lambda name: strength.run(strength.cells()[name], None, canaries), only=name)
+    known = journal.records()
+    assert known[untreated]["measured"]["asr_triggered"]["value"] > 0.9
+    assert known[auto]["strength"] == 0.7
+    said = canaries.records()[auto]
+    assert said["canaries_say_removed"] is True
+    assert said["removed"] is False  # the made-up purification did nothing
+    table = strength.table(journal, canaries)
+    assert "Of 1 suspects, canaries called 1 removed; 1 of these were not." in table
+    assert "| 1.000 |" in table  # perplexity over the suspect's
