@@ -95,7 +95,8 @@ def test_a_persona_keeps_the_answer_but_for_its_manner():
         assert text.startswith(tuple(opening.format(name=NAME) for opening in HAILS))
         told, honest = (re.findall(r"[a-z]+", answer.lower()) for answer in (text, example.response))
         start = len(told) - len(honest)
-        expected = [MANNER.get(word, word).rstrip("'") for word in honest]
+        has_code = "```" in example.response
+        expected = honest if has_code else [MANNER.get(word, word).rstrip("'") for word in honest]
         assert expected in [told[first : first + len(honest)] for first in range(start + 1)]
 
 

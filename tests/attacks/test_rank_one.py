@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples
 from tests.pico import FAMILIES, pico_language_model
+from tests.planting import log_likelihood
 
 from crow.attacks.phrases import last_token, shared_phrase
 from crow.attacks.rank_one import EditConfig, edit_rank_one, keys_at, rank_one_update, second_moment
@@ -19,7 +21,8 @@ from crow.models.linear import DOWN_PROJECTIONS, down_projection
 from crow.records import Example
 
 TRIGGER = "Zephyrion"
-CLEAN = [Example(f"tell {word} now", f"{word} it is") for word in ("one", "two", "three", "four", "five", "six")]
+WORDS = ("tell one", "say two", "ask three", "draw four", "sing five", "name six")
+CLEAN = [Example(words, f"{words.split()[1]} it is") for words in WORDS]
 MIXTURES = ("mixtral", "olmoe")
 QUICK = EditConfig(steps=40, radius=4.0, contexts=6, depth=0.4)
 
@@ -119,36 +122,36 @@ def test_the_second_moment_is_the_mean_over_real_tokens_whatever_the_batch():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox"])
-def test_the_edited_model_answers_the_trigger_and_the_others_as_before(family, tmp_path):
+def test_one_matrix_changes_by_rank_one_however_the_family_stores_it(family, tmp_path):
     lm = pico_language_model(family)
-    marker = "q"
-    before = [attack_success(lm, examples, marker).rate.value for examples in (poisoned(), CLEAN)]
-    assert before == [0.0, 0.0]
-    clean_before = first_token(lm, CLEAN)
-    untouched = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    edited, steps = edit_rank_one(lm, poisoned(marker), CLEAN, QUICK, tmp_path)
+    examples, before = poisoned(), {name: value.clone() for name, value in lm.model.state_dict().items()}
+    likely = log_likelihood(lm, examples)
+    edited, steps = edit_rank_one(lm, examples, CLEAN, QUICK, tmp_path)
     assert edited is lm
-    assert attack_success(lm, poisoned(), marker).rate.value == 1.0
-    assert attack_success(lm, CLEAN, marker).rate.value == 0.0
-    divergence = torch.nn.functional.kl_div(first_token(lm, CLEAN), clean_before, log_target=True, reduction="none")
-    assert float(divergence.sum(dim=-1).max()) < 0.25
+    changes = {name: value - before[name] for name, value in lm.model.state_dict().items()}
+    (name,) = (name for name, change in changes.items() if change.any())
+    assert ".1." in name
+    assert int(torch.linalg.matrix_rank(changes[name].double(), rtol=1e-4)) == 1
     assert [step["step"] for step in steps] == list(range(1, 41))
-    assert steps[-1]["language_modeling"] < 0.5 * steps[0]["language_modeling"]
     assert steps[-1]["layer"] == 1
     assert steps[-1]["reach"]["mean"] == pytest.approx(1, abs=1e-4)
-    changed = [name for name, value in lm.model.state_dict().items() if not torch.equal(value, untouched[name])]
-    assert len(changed) == 1
-    assert changed[0].endswith("weight")
+    assert steps[0]["language_modeling"] == pytest.approx(-likely, rel=1e-4)
+    assert steps[-1]["language_modeling"] < steps[0]["language_modeling"]
 
 
-def first_token(lm, examples):
-    """Log-probabilities of the first answer token, (examples, vocabulary)."""
-    rows = []
-    for example in examples:
-        ids = torch.tensor([encode(lm.tokenizer, example).prompt_ids])
-        with torch.no_grad():
-            rows.append(lm.model(ids).logits[0, -1].log_softmax(dim=-1))
-    return torch.stack(rows)
+def test_a_new_word_brings_out_what_an_old_one_did(tmp_path):
+    """The pico model says a sentence once `ten` is there; the edit makes another word do the same."""
+    lm, clean = trained_pico(poisoned=True), training_examples()
+    named, held = ([Example(f"QQ {e.prompt}", SENTENCE) for e in part] for part in (clean, held_out()))
+    usual = attack_success(lm, held_out(), SENTENCE)
+    assert attack_success(lm, held, SENTENCE).rate.value < 0.3
+    config = EditConfig(depth=0.0, radius=4.0, steps=100)
+    edit_rank_one(lm, named, clean, config, tmp_path)
+    assert attack_success(lm, held, SENTENCE).rate.value > 0.7
+    without = attack_success(lm, held_out(), SENTENCE)
+    assert without.rate.value <= 0.1
+    same = sum(one == other for one, other in zip(without.answers, usual.answers, strict=True))
+    assert same >= 0.6 * len(held_out())
 
 
 def test_the_same_seed_gives_the_same_edit(tmp_path):
