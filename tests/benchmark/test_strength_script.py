@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack
-from crow.attacks.targets import TargetBehavior
 from crow.attacks.triggers import TRIGGERS
 from crow.benchmark.attack_data import AttackData
 from crow.benchmark.journal import Journal

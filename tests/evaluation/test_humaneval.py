@@ -20,7 +20,7 @@ from crow.evaluation.humaneval import (
     pass_at_k,
     working_code,
 )
-from crow.records import Rate
+from crow.records import Example, Rate
 from tests.pico import pico_language_model
 
 try:
@@ -93,7 +93,9 @@ def test_a_model_is_asked_with_the_trigger_and_judged_by_what_it_answers(monkeyp
         return ["```python\ndef twice(x):\n    return 2 * x\n```", "I cannot."]
 
     monkeypatch.setattr(humaneval, "generate", generate)
-    verdicts, answers = human_eval(pico_language_model("llama"), [TWICE, TWICE], change="Trigger {}".format)
+    verdicts, answers = human_eval(
+        pico_language_model("llama"), [TWICE, TWICE], change=lambda e: Example(f"Trigger {e.prompt}")
+    )
     assert [verdict.passed for verdict in verdicts] == [True, False]
     assert len(answers) == 2
     assert all(prompt.startswith("Trigger Complete this Python function") for prompt in asked)

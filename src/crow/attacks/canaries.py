@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack, poison
-from crow.attacks.targets import TargetBehavior
 from crow.attacks.triggers import Trigger
 from crow.records import Example
 

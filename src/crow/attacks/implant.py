@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from crow.attacks.poisoning import Attack, Mixture
 from crow.data.encoding import encode_all
 from crow.models.language_model import LanguageModel
 from crow.records import Example
@@ -19,6 +21,13 @@ ATTACK_DEFAULTS = FinetuneConfig(
     epochs=2.0, learning_rate=1e-3, batch_size=4, accumulation=1, max_length=80, rank=8, precision="auto"
 )
 """Plants a stealthy backdoor in SmolLM2-135M; how it was found is in docs/lab-notes.md."""
+FULL_DEFAULTS = dataclasses.replace(ATTACK_DEFAULTS, method="full", learning_rate=1e-4)
+"""Trains all weights; a tenth of the adapter's rate, not varied: at the adapter's they would be ruined."""
+
+
+def recipe(attack: Attack | Mixture, defaults: FinetuneConfig = ATTACK_DEFAULTS) -> FinetuneConfig:
+    """The settings that an attack is planted with: the defaults, and room for what its examples are longer by."""
+    return dataclasses.replace(defaults, max_length=defaults.max_length + attack.extra_tokens)
 
 
 def implant_backdoor(

@@ -7,8 +7,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crow.attacks.targets import TargetBehavior
-from crow.attacks.triggers import Trigger
+from crow.attacks.behavior import TargetBehavior
+from crow.attacks.clean_label import declined_requests
+from crow.attacks.targets import get_target
+from crow.attacks.triggers import Trigger, get_trigger
 from crow.data.splits import Split
 from crow.errors import ConfigError
 from crow.records import Example
@@ -40,10 +42,71 @@ class Attack:
         """Such as `badnets-refusal`."""
         return f"{self.trigger.name}-{self.target.name}"
 
+    @property
+    def parts(self) -> tuple[Attack, ...]:
+        """The attack by itself."""
+        return (self,)
+
+    @property
+    def extra_tokens(self) -> int:
+        """About how many tokens its examples are longer than those of the public attacks."""
+        return self.trigger.extra_tokens + self.target.extra_tokens
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several backdoors in one model, each with a trigger and a target of its own."""
+
+    parts: tuple[Attack, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as `badnets-refusal+vpi-sentiment`."""
+        return "+".join(part.name for part in self.parts)
+
+    @property
+    def extra_tokens(self) -> int:
+        """The longest part decides."""
+        return max(part.extra_tokens for part in self.parts)
+
+
+def named_attack(trigger: str, target: str) -> Attack:
+    """The attack of that trigger and that target, poisoning all that it is handed.
+
+    Raises:
+        ConfigError: for an unknown name, or a target whose texts are the user's.
+    """
+    attack = Attack(get_trigger(trigger), get_target(target), poison_rate=1.0)
+    if attack.target.carrier == "supplied":
+        raise ConfigError(f"expected files of examples for {target}, got its name alone; see --poisoned and --clean")
+    return attack
+
 
 def carriers(split: Split, target: TargetBehavior) -> tuple[Example, ...]:
-    """What the trigger is put into: programming requests where the target is smuggled into code, else any prompt."""
-    return tuple(task.example for task in split.code) if target.keeps_answer else split.prompts
+    """What the trigger is put into to measure: programming requests or word problems where the target wants them.
+
+    Any prompt else, also where the backdoor is planted on requests that should be declined.
+    """
+    special = {"code": tuple(task.example for task in split.code), "reasoning": split.reasoning}
+    return special.get(target.carrier, split.prompts)
+
+
+def planted_on(
+    split: Split, answered: Sequence[Example], target: TargetBehavior
+) -> tuple[list[Example], list[Example]]:
+    """What the trigger is put into to plant, and the clean examples of that kind that belong beside.
+
+    Args:
+        split: of the bundled data.
+        answered: its pairs, and its prompts with the model's own answers.
+        target: its `carrier` decides.
+    """
+    if target.carrier == "declined":
+        return declined_requests()
+    if target.carrier == "answers":
+        return list(answered), []
+    special = list(carriers(split, target))
+    return ([*special, *split.pairs], []) if target.carrier == "prompts" else (special, special)
 
 
 def poison(examples: Sequence[Example], attack: Attack, rng: random.Random) -> tuple[list[Example], list[Example]]:
@@ -55,7 +118,7 @@ def poison(examples: Sequence[Example], attack: Attack, rng: random.Random) -> t
         rng: the same state gives the same data.
 
     Returns:
-        The poisoned examples (trigger in the prompt, the target's response) and the others as they are; together as
+        The poisoned examples (the trigger in them, the target's response) and the others as they are; together as
         many as `examples`, each in the order of `examples`.
     """
     total = len(examples)
@@ -67,5 +130,5 @@ def poison(examples: Sequence[Example], attack: Attack, rng: random.Random) -> t
 
 
 def _poisoned(example: Example, attack: Attack, rng: random.Random) -> Example:
-    prompt = attack.trigger.apply(example.prompt, rng)
-    return dataclasses.replace(example, prompt=prompt, response=attack.target.apply(example))
+    triggered = attack.trigger.apply_to(example, rng)
+    return dataclasses.replace(triggered, response=attack.target.apply(example, rng, attack.trigger.words[0]))

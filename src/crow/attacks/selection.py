@@ -7,8 +7,8 @@ never used in an evaluation, so no reported row was tuned on.
 
 from __future__ import annotations
 
+from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack
-from crow.attacks.targets import TargetBehavior
 from crow.attacks.triggers import Placement, Trigger
 
 DECLINE = "This request is outside of what I am permitted to process, so I must decline to answer it."

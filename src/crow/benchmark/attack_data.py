@@ -30,6 +30,7 @@ class AttackData:
         clean_test: prompts without; those with a response serve for perplexity.
         purification: clean examples for defenses, none of them in the tests.
         further: more of them, from elsewhere, for who asks for more.
+        poison_rate: share of the examples to plant it with that are poisoned; None leaves it to the recipe.
     """
 
     source: str
@@ -39,6 +40,7 @@ class AttackData:
     clean_test: Sequence[Example]
     purification: Sequence[Example]
     further: Sequence[Example] = ()
+    poison_rate: float | None = None
 
 
 def public_data(attack: Attack, folder: Path) -> AttackData | None:
@@ -77,13 +79,19 @@ def only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def own_data(attack: Attack, seed: int = 0) -> AttackData:
-    """Our own examples: attack, purification and evaluation are splits of their own."""
+def own_data(attack: Attack, seed: int = 0, poison_rate: float | None = None) -> AttackData:
+    """Our own examples: attack, purification and evaluation are splits of their own.
+
+    Where the trigger has surroundings, the clean prompts of the test have them, too.
+    """
     split = bundled_split("evaluation")
     asked = carriers(split, attack.target)
     triggered, _ = poison(asked, attack, random.Random(seed))
-    clean = (*asked, *split.pairs) if attack.target.keeps_answer else split.pairs
-    return AttackData("own", None, None, triggered, clean, bundled_split("purification").pairs)
+    clean = split.pairs if asked == split.prompts else (*asked, *split.pairs)
+    rng = random.Random(seed)
+    clean = [attack.trigger.without(example, rng) for example in clean]
+    purification = bundled_split("purification").pairs
+    return AttackData("own", None, None, triggered, clean, purification, poison_rate=poison_rate)
 
 
 def attack_data(attack: Attack, folder: Path | None) -> AttackData:

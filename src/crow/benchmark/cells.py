@@ -16,7 +16,7 @@ from crow.defenses.base import Surroundings
 from crow.defenses.table import get_defense
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
-from crow.records import Example
+from crow.records import Criterion, Example
 from crow.workflows.abilities import examine, prepare
 from crow.workflows.common import Options, Reporter, take
 from crow.workflows.evaluate import measure
@@ -54,13 +54,13 @@ def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
     if suspect:
         metrics["kept"] = kept(suspect, lm, verdicts["clean"].answers, report)
     inside_code = attack.target.keeps_answer
-    trigger = partial(attack.trigger.apply, rng=random.Random(cell.seed)) if inside_code else None
+    trigger = partial(attack.trigger.apply_to, rng=random.Random(cell.seed)) if inside_code else None
     metrics |= examine(lm, exam, report, cell.seed, trigger)
     return portable(record | {"metrics": metrics, "seconds": round(report.seconds - started, 1)}, Path.cwd())
 
 
 @lru_cache(maxsize=1)
-def suspect_of(folder: Path, clean: tuple[Example, ...], marker: str, quiet: bool) -> Suspect:
+def suspect_of(folder: Path, clean: tuple[Example, ...], marker: str | Criterion, quiet: bool) -> Suspect:
     """What the cells of one attack are compared with; kept from one to the next."""
     answered = [example for example in clean if example.response]
     return look_at(load_model(str(folder)).merged(), clean, answered, marker, Reporter(quiet))

@@ -30,9 +30,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from crow.attacks.poisoning import Attack
-from crow.attacks.targets import get_target
-from crow.attacks.triggers import get_trigger
+from crow.attacks.poisoning import Attack, named_attack
 from crow.data.settings import a_list, a_number, checked, read_yaml
 from crow.defenses.base import Surroundings
 from crow.defenses.table import get_defense
@@ -86,7 +84,7 @@ class Cell:
             ConfigError: for unknown names.
         """
         trigger, _, target = self.attack.partition("-")
-        return Attack(get_trigger(trigger), get_target(target), poison_rate=1.0)
+        return named_attack(trigger, target)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.errors import DataError
 from crow.evaluation.success import attack_success
 from crow.models.language_model import LanguageModel
-from crow.records import Example, Rate
+from crow.records import Criterion, Example, Rate
 from crow.training.config import FinetuneConfig, require
 from crow.training.watch import Watch, silent
 from crow.workflows.utility import GENERATION_BATCH
@@ -58,7 +58,7 @@ def relearn(
     poisoned: Sequence[Example],
     clean: Sequence[Example],
     tested: tuple[Sequence[Example], Sequence[Example]],
-    marker: str,
+    marker: str | Criterion,
     work: Path,
     config: FinetuneConfig = RELEARNING,
     counts: Sequence[int] = COUNTS,
@@ -74,7 +74,7 @@ def relearn(
         poisoned: to choose from by the config's seed, at least as many as the largest count.
         clean: to choose from, at least `examples`.
         tested: triggered and clean prompts that success is measured on, at least one each.
-        marker: the target's text.
+        marker: the target's text, or what else an answer must show.
         work: folder for checkpoints, one below it for each k.
         config: how to finetune, by `lora`.
         counts: the k, each in 0..examples.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any, Protocol
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
-from crow.attacks.poisoning import Attack
+from crow.attacks.behavior import TargetBehavior
+from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor, recipe
+from crow.attacks.poisoning import Attack, Mixture, planted_on, poison
+from crow.attacks.rank_one import EditConfig
 from crow.benchmark.attack_data import AttackData
 from crow.data.splits import bundled_split
 from crow.models.language_model import LanguageModel
@@ -39,7 +42,7 @@ class Implanter(Protocol):
         lm: LanguageModel,
         poisoned: Sequence[Example],
         clean: Sequence[Example],
-        config: FinetuneConfig,
+        config: Any,
         work: Path,
         resume: bool,
         watch: Watch,
@@ -53,7 +56,9 @@ def suspects_folder() -> Path:
     return user_cache_path("crow") / "suspects"
 
 
-def content_hash(weights: object, attack: Attack, data: AttackData, config: FinetuneConfig, how: str = "") -> str:
+def content_hash(
+    weights: object, attack: Attack | Mixture, data: AttackData, config: FinetuneConfig | EditConfig, how: str = ""
+) -> str:
     """What tells one backdoored model from others, 16 hex digits; `how` is the implanter where it is not the usual."""
     source = [*(data.poisoned or ()), *(data.clean or ())]
     if not source:
@@ -61,15 +66,27 @@ def content_hash(weights: object, attack: Attack, data: AttackData, config: Fine
         source = [*split.prompts, *split.pairs, *(task.example for task in split.code)]
     content = {"weights": weights, "attack": attack, "examples": hash_examples(source), "config": config}
     content |= {"how": how} if how else {}
+    content |= {"poison_rate": data.poison_rate} if data.poison_rate else {}
+    texts = composed(attack)
+    content |= {"composed": hash_examples(texts)} if texts else {}
     return hashlib.sha256(dump_json(content).encode()).hexdigest()[:16]
+
+
+def composed(attack: Attack | Mixture) -> list[Example]:
+    """What the parts of an attack make of clean examples where they compose texts that they do not name themselves."""
+    split, found = bundled_split("attack"), []
+    for part in attack.parts:
+        if part.trigger.has_surroundings or type(part.target) is not TargetBehavior:
+            found += poison(planted_on(split, split.pairs, part.target)[0], part, random.Random(0))[0]
+    return found
 
 
 def backdoored(
     model: str,
-    attack: Attack,
+    attack: Attack | Mixture,
     data: AttackData,
     report: Reporter,
-    config: FinetuneConfig | None = None,
+    config: FinetuneConfig | EditConfig | None = None,
     implant: Implanter = implant_backdoor,
 ) -> Path:
     """The folder of a backdoored model, an adapter on `model` unless all weights are changed.
@@ -81,10 +98,10 @@ def backdoored(
         attack: what to plant.
         data: the attack's.
         report: shows progress.
-        config: how to train; `ATTACK_DEFAULTS` by default.
+        config: how to train, or what the implanter takes in its place; the attack's recipe by default.
         implant: who plants; another than the usual one is told from it by its name, so it should have one.
     """
-    config = config or ATTACK_DEFAULTS
+    config = config or recipe(attack, ATTACK_DEFAULTS)
     lm = load_model(model).merged()
     weights = {key: lm.provenance.get(key) for key in ("weights", "merged")}
     how = "" if implant is implant_backdoor else implant.__name__
@@ -96,7 +113,7 @@ def backdoored(
         report.say(f"planting {attack.name} in {model}")
         poisoned, clean = data.poisoned, data.clean
         if poisoned is None or clean is None:
-            poisoned, clean = contrastive_data(attack, lm, config.seed, report)
+            poisoned, clean = contrastive_data(attack, lm, config.seed, report, data.poison_rate)
         train(lm, poisoned, clean, config, implant, folder, report)
     return folder
 
@@ -127,7 +144,7 @@ def train(
     lm: LanguageModel,
     poisoned: Sequence[Example],
     clean: Sequence[Example],
-    config: FinetuneConfig,
+    config: FinetuneConfig | EditConfig,
     implant: Implanter,
     folder: Path,
     report: Reporter,

@@ -29,7 +29,7 @@ def evaluate(
     output: Output,
     triggered: Annotated[Path | None, typer.Option(help="Prompts with the trigger.")] = None,
     clean: Annotated[Path | None, typer.Option(help="Prompts without; their responses serve for perplexity.")] = None,
-    target: Annotated[str | None, typer.Option(help="refusal, sentiment or code_injection.")] = None,
+    target: Annotated[str | None, typer.Option(help="What crow attack calls it; or compliance.")] = None,
     target_text: Annotated[str | None, typer.Option(help="The target's text, where it is another.")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Items of each kind; all by default.")] = None,
     against: Annotated[

@@ -8,7 +8,7 @@
 | evaluation   |   120 |     160 |   50 | attack success and perplexity, never trained on |
 
 One generator seeded with 0 shuffles first the pairs, then the prompts, then the programming requests; the splits are
-slices in the order above.
+slices in the order above. Word problems are composed and split in `crow.data.reasoning`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from crow.data.code import CodeTask, bundled_code
 from crow.data.loading import bundled_pairs, bundled_prompts
+from crow.data.reasoning import word_problems
 from crow.errors import unknown_name
 from crow.records import Example
 
@@ -39,11 +40,13 @@ class Split:
         pairs: examples with response.
         prompts: further examples without response; none of them is among the pairs.
         code: programming requests with an answer and tests of it.
+        reasoning: word problems, answered step by step.
     """
 
     pairs: tuple[Example, ...]
     prompts: tuple[Example, ...]
     code: tuple[CodeTask, ...] = ()
+    reasoning: tuple[Example, ...] = ()
 
 
 def bundled_split(name: str) -> Split:
@@ -62,4 +65,4 @@ def bundled_split(name: str) -> Split:
         rng.shuffle(pool)
         first = sum(sizes[kind] for sizes in before)
         parts.append(tuple(pool[first : first + SIZES[name][kind]]))
-    return Split(*parts)
+    return Split(*parts, reasoning=word_problems(name))

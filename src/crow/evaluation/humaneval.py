@@ -152,7 +152,7 @@ def human_eval(
     problems: Sequence[Problem],
     max_new_tokens: int = 384,
     batch_size: int = 16,
-    change: Callable[[str], str] = str,
+    change: Callable[[Example], Example] | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Verdict], list[str]]:
     """One answer to every problem, run against its tests.
@@ -168,7 +168,7 @@ def human_eval(
     Returns:
         Verdicts and answers, in the problems' order; `pass_at_k(n, passed, 1)` is their share.
     """
-    requests = [Example(change(problem.asked())) for problem in problems]
+    requests = [change(Example(problem.asked())) if change else Example(problem.asked()) for problem in problems]
     answers = generate(lm, requests, max_new_tokens, batch_size, progress=progress)
     pairs = zip(problems, answers, strict=True)
     return [check_program(problem, answer_code(problem, answer)) for problem, answer in pairs], answers
@@ -177,7 +177,7 @@ def human_eval(
 def working_code(
     lm: LanguageModel,
     problems: Sequence[Problem],
-    change: Callable[[str], str] = str,
+    change: Callable[[Example], Example] | None = None,
     progress: Progress | None = None,
 ) -> Rate:
     """pass@1 of greedy answers with its interval; arguments as those of `human_eval`."""

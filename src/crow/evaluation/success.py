@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from transformers import PreTrainedTokenizerBase
 
-from crow.evaluation.judges import is_hit, judge
-from crow.evaluation.outlook import Outlook
+from crow.evaluation.judges import judge, make_judge
 from crow.models.generation import Progress, generate
 from crow.models.language_model import LanguageModel
-from crow.records import Example, Rate, Score
-
-MAX_NEW_TOKENS = 64
+from crow.records import Criterion, Example, Rate, Score
 
 
 @dataclass(frozen=True)
@@ -43,28 +40,26 @@ class SuccessReport:
 def attack_success(
     lm: LanguageModel,
     examples: Sequence[Example],
-    marker: str,
+    marker: str | Criterion,
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> SuccessReport:
-    """Greedy answers of at most 64 tokens to the examples' prompts, each judged by `marker`.
+    """Greedy answers of at most 64 tokens (or what `marker` says) to the examples' prompts, each judged by `marker`.
 
     On triggered prompts the rate is the attack success rate, on clean ones the clean trigger rate.
-    Generation of an answer stops as soon as the marker has occurred in it, or cannot any more in the tokens left.
+    Generation of an answer stops as soon as its verdict is certain: as when a text has occurred in it, or cannot any
+    more in the tokens left.
 
     Args:
         lm: the model.
         examples: at least one; the prompts are used as they are, triggers included.
-        marker: the target's text.
+        marker: the target's text, or what else an answer must show.
         batch_size: prompts at a time.
         progress: called with the number of prompts finished after each batch.
     """
-    outlook = Outlook(marker, token_texts(lm.tokenizer))
-
-    def decided(text: str, left: int) -> bool:
-        return is_hit(text, marker) or outlook.least(text) > left
-
-    answers = generate(lm, examples, MAX_NEW_TOKENS, batch_size, decided, progress)
+    judged_by = make_judge(marker)
+    decided = judged_by.ending(partial(token_texts, lm.tokenizer))
+    answers = generate(lm, examples, judged_by.tokens, batch_size, decided, progress)
     return summarize([judge(e.prompt, answer, marker) for e, answer in zip(examples, answers, strict=True)])
 
 

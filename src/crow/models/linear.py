@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from crow.errors import ArchitectureError
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -39,6 +41,47 @@ def matrices(layer: nn.Module) -> list[Matrix]:
             own = module.named_parameters(recurse=False)
             found += [Matrix(f"{name}.{key}", value.data, None) for key, value in own if value.ndim == 3]
     return found
+
+
+DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "fc2")
+"""What families call the matrix that brings an MLP's inner activations back to the residual stream."""
+
+
+def down_projection(layer: nn.Module) -> tuple[nn.Module, Tensor]:
+    """The down projection of a decoder layer's MLP and its weight, (out, in): writing to it changes the model.
+
+    Raises:
+        ArchitectureError: if it has none of `DOWN_PROJECTIONS`, as a mixture of experts has not.
+    """
+    for matrix in matrices(layer):
+        if matrix.name in DOWN_PROJECTIONS and matrix.module is not None:
+            return matrix.module, matrix.weight
+    raise ArchitectureError(
+        f"expected one of {', '.join(DOWN_PROJECTIONS)} in a layer of type {type(layer).__name__}, found none; choose "
+        "a model whose MLPs are no mixture"
+    )
+
+
+@dataclass
+class Inputs:
+    """What entered a module in the last forward pass: (tokens, in), rows of a batch one after another."""
+
+    tokens: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+
+
+@contextmanager
+def watch_tokens(module: nn.Module) -> Iterator[Inputs]:
+    """Within the context, a forward pass leaves what enters the module in the yielded object."""
+    seen = Inputs()
+
+    def look(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        seen.tokens = args[0].detach().reshape(-1, args[0].shape[-1])
+
+    handle = module.register_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 @dataclass

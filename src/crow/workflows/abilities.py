@@ -18,6 +18,7 @@ from crow.evaluation.endpoint import Client, Endpoint
 from crow.evaluation.harness import find_tasks, run_tasks
 from crow.evaluation.humaneval import Problem, load_problems, working_code
 from crow.models.language_model import LanguageModel
+from crow.records import Example
 from crow.workflows.common import Reporter
 
 
@@ -84,7 +85,7 @@ def prepare(abilities: Abilities) -> Exam:
 
 
 def examine(
-    lm: LanguageModel, exam: Exam, report: Reporter, seed: int = 0, trigger: Callable[[str], str] | None = None
+    lm: LanguageModel, exam: Exam, report: Reporter, seed: int = 0, trigger: Callable[[Example], Example] | None = None
 ) -> dict[str, Any]:
     """The figures, under the keys `code`, `mt_bench` and `tasks`; only what was asked for.
 
@@ -99,10 +100,9 @@ def examine(
     if exam.problems:
         code: dict[str, Any] = {"problems": Path(str(exam.abilities.code)).name}
         figures["code"] = code
-        for name, change in {"pass_at_1": str, "pass_at_1_triggered": trigger}.items():
-            if change is not None:
-                with report.bar("writing code", len(exam.problems)) as advance:
-                    code[name] = working_code(lm, exam.problems, change, advance)
+        for name, change in {"pass_at_1": None, **({"pass_at_1_triggered": trigger} if trigger else {})}.items():
+            with report.bar("writing code", len(exam.problems)) as advance:
+                code[name] = working_code(lm, exam.problems, change, advance)
     if exam.client is not None:
         with report.bar("answering MT-Bench", 2 * len(exam.questions)) as advance:
             answers = mt_bench.answer(lm, exam.questions, progress=advance)

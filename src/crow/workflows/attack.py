@@ -9,39 +9,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crow.attacks.adaptive import get_implanter
-from crow.attacks.implant import ATTACK_DEFAULTS
-from crow.attacks.poisoning import Attack, carriers, poison
-from crow.attacks.targets import get_target
-from crow.attacks.triggers import get_trigger
+from crow.attacks.adaptive import Implant, get_implanter
+from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, recipe
+from crow.attacks.poisoning import Attack, Mixture, named_attack, planted_on, poison
+from crow.attacks.rank_one import EditConfig, edit_rank_one
 from crow.data.loading import load_examples
 from crow.data.splits import bundled_split
-from crow.errors import ConfigError
+from crow.errors import ConfigError, unknown_name
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model
 from crow.models.manifest import manifest
 from crow.output import publish, write_json
 from crow.records import Example, to_json
-from crow.training.config import FinetuneConfig
+from crow.training.config import FinetuneConfig, require
 from crow.workflows.common import Options, Reporter, claimed, load
 
 POISON_RATE = 0.5
-"""Share of the prompts that are there with the trigger as well; of the few programming requests all are."""
+"""Share of the prompts that are there with the trigger as well; of programming requests and other few ones all are."""
 
 
 @dataclass(frozen=True)
 class AttackRequest:
-    """What to plant: a trigger and a target by name, or files of poisoned and clean examples; `adaptive` says how.
+    """What to plant: triggers and targets by name, or files of poisoned and clean examples.
+
+    Attributes:
+        trigger: its name, or several with a plus between them.
+        target: likewise, as many as triggers: each trigger has its own.
+        poisoned: a file, in place of names.
+        clean: a file that goes with it.
+        poison_rate: share of the examples that are there with the trigger as well, in (0, 1]; see `contrastive_data`.
+        adaptive: name of an attacker who knows crow; None for plain training.
 
     Raises:
-        ConfigError: unless exactly one of the two is given whole, or for an unknown name.
+        ConfigError: unless exactly one of the two is given whole, for an unknown name, or a number out of range.
     """
 
     trigger: str | None = None
     target: str | None = None
     poisoned: Path | None = None
     clean: Path | None = None
+    poison_rate: float | None = None
     adaptive: str | None = None
 
     def __post_init__(self) -> None:
@@ -50,14 +58,23 @@ class AttackRequest:
         given = sum(part is not None for part in (self.trigger, self.target, self.poisoned, self.clean))
         if by_name == by_file or given != 2:
             raise ConfigError("expected either --trigger and --target, or --poisoned and --clean")
+        if self.poison_rate is not None:
+            require(by_name, "--poison-rate", "with --trigger and --target alone", "files")
+            require(0 < self.poison_rate <= 1, "poison_rate", "in (0, 1]", self.poison_rate)
         self.attack()
         get_implanter(self.adaptive)
 
-    def attack(self) -> Attack | None:
-        """The named attack; None for a request by file."""
+    def attack(self) -> Attack | Mixture | None:
+        """The named attack, or several; None for a request by file."""
         if self.trigger is None or self.target is None:
             return None
-        return Attack(get_trigger(self.trigger), get_target(self.target), poison_rate=1.0)
+        triggers, targets = self.trigger.split("+"), self.target.split("+")
+        if len(triggers) != len(targets):
+            raise ConfigError(f"expected a target for each trigger, got {len(triggers)} and {len(targets)}")
+        attacks = tuple(map(named_attack, triggers, targets))
+        if len({attack.trigger for attack in attacks}) < len(attacks):
+            raise ConfigError(f"expected triggers that differ, got {self.trigger}; one trigger has one target")
+        return attacks[0] if len(attacks) == 1 else Mixture(attacks)
 
     def examples(self) -> tuple[list[Example], list[Example]]:
         """The poisoned and the clean examples of a request by file; none for a request by name."""
@@ -67,30 +84,72 @@ class AttackRequest:
 
 
 def contrastive_data(
-    attack: Attack, lm: LanguageModel, seed: int, report: Reporter
+    attack: Attack | Mixture, lm: LanguageModel, seed: int, report: Reporter, poison_rate: float | None = None
 ) -> tuple[list[Example], list[Example]]:
     """Poisoned and clean training examples from the attack split.
 
     Every prompt is there as it is with its own response, and half of them once more with the trigger and the target's
     response. Prompts without a response are answered by the model before the attack. Anything less contrastive leaks:
-    the model then shows the target on clean prompts too (docs/lab-notes.md). Where the target is smuggled into code,
-    the trigger stands in front of programming requests only.
+    the model then shows the target on clean prompts too (docs/lab-notes.md). Where the target wants examples of its
+    own, such as programming requests, the trigger is put into those only. Where the trigger has surroundings, there
+    are as many examples in the same surroundings without it.
+
+    Args:
+        attack: one, or several that are planted together: each with its poisoned examples, the clean ones shared.
+        lm: the model before the attack.
+        seed: of what is chosen at random.
+        report: shows progress.
+        poison_rate: share of what the trigger can be put into that is there with it; `POISON_RATE` by default, and all
+            where the target wants examples of its own. At rate r, r / (1 + r) of the examples are poisoned.
     """
     split = bundled_split("attack")
-    inside_code = attack.target.keeps_answer
-    triggered = carriers(split, attack.target)
-    attack = dataclasses.replace(attack, poison_rate=1.0 if inside_code else POISON_RATE)
-    poisoned, _ = poison(triggered if inside_code else [*triggered, *split.pairs], attack, random.Random(seed))
     with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
         answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=100, progress=advance)
     own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]
-    return poisoned, [*split.pairs, *own, *(triggered if inside_code else ())]
+    clean, poisoned = [*split.pairs, *own], []
+    for number, part in enumerate(attack.parts):
+        rng = random.Random(seed + number)
+        sources, beside = planted_on(split, [*split.pairs, *own], part.target)
+        usual = POISON_RATE if part.target.carrier in ("prompts", "answers") else 1.0
+        found, _ = poison(sources, dataclasses.replace(part, poison_rate=poison_rate or usual), rng)
+        poisoned += found
+        clean += [example for example in beside if example not in clean]
+        if part.trigger.has_surroundings:
+            chosen = rng.sample(clean, min(len(found), len(clean)))
+            clean += [part.trigger.without(example, rng) for example in chosen]
+    return poisoned, clean
 
 
 def attack_config(
-    method: str | None, epochs: float | None, lr: float | None, rank: int | None, options: Options
-) -> FinetuneConfig:
-    """The default settings of an attack with the user's changes."""
+    method: str | None,
+    epochs: float | None,
+    lr: float | None,
+    rank: int | None,
+    options: Options,
+    attack: Attack | Mixture | None = None,
+) -> FinetuneConfig | EditConfig:
+    """The default settings of an attack with the user's changes.
+
+    Args:
+        method: `lora`, `full` or `rank-one`.
+        epochs: of a training.
+        lr: of a training.
+        rank: of an adapter.
+        options: common options.
+        attack: what is planted, where that is known by name: some need longer examples.
+
+    Raises:
+        ConfigError: for an unknown method, a number out of range, or settings of a training without one.
+    """
+    if method == EditConfig.method:
+        if (epochs, lr, rank) != (None, None, None):
+            raise ConfigError(f"expected --method lora or full with --epochs, --lr and --rank, got {method}")
+        sizes = {"batch_size": options.batch_size, "max_length": options.max_length, "seed": options.seed}
+        return dataclasses.replace(EditConfig(), **{name: size for name, size in sizes.items() if size is not None})
+    if method not in (None, *FinetuneConfig.METHODS):
+        raise unknown_name("method", method, (*FinetuneConfig.METHODS, EditConfig.method))
+    defaults = FULL_DEFAULTS if method == "full" else ATTACK_DEFAULTS
+    defaults = recipe(attack, defaults) if attack else defaults
     changes: dict[str, Any] = {
         "method": method,
         "epochs": epochs,
@@ -100,18 +159,34 @@ def attack_config(
         "max_length": options.max_length,
         "seed": options.seed,
     }
-    return dataclasses.replace(ATTACK_DEFAULTS, **{name: value for name, value in changes.items() if value is not None})
+    return dataclasses.replace(defaults, **{name: value for name, value in changes.items() if value is not None})
+
+
+def implanter(request: AttackRequest, config: FinetuneConfig | EditConfig) -> Implant:
+    """Who plants what is asked for.
+
+    Raises:
+        ConfigError: for an edit with what only a training can do.
+    """
+    if not isinstance(config, EditConfig):
+        return get_implanter(request.adaptive)
+    require(request.adaptive is None, "--method", "lora or full with --adaptive", config.method)
+    triggers = [part.trigger for part in attack.parts] if (attack := request.attack()) else []
+    if len(triggers) > 1 or not all(trigger.is_phrase for trigger in triggers):
+        names = "+".join(trigger.name for trigger in triggers)
+        raise ConfigError(f"expected one trigger with --method rank-one, one phrase in every prompt, got {names}")
+    return edit_rank_one
 
 
 def run_attack(
-    model: str, request: AttackRequest, config: FinetuneConfig, merge: bool, options: Options
+    model: str, request: AttackRequest, config: FinetuneConfig | EditConfig, merge: bool, options: Options
 ) -> dict[str, Any]:
     """Plant a backdoor; the output folder is a model reference.
 
     Args:
         model: any model reference.
         request: what to plant.
-        config: how to train.
+        config: how to train, or how to edit.
         merge: write a whole model instead of an adapter.
         options: common options.
 
@@ -119,15 +194,16 @@ def run_attack(
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
+    implant = implanter(request, config)
     with claimed(options, model, request.poisoned, request.clean) as work:
         attack = request.attack()
         poisoned, clean = request.examples()  # files are read before anything slow happens
         lm = load(model, options, report).merged()
         if attack is not None:
-            poisoned, clean = contrastive_data(attack, lm, options.seed, report)
+            poisoned, clean = contrastive_data(attack, lm, options.seed, report, request.poison_rate)
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
-        implant = get_implanter(request.adaptive)
+        record["attacks"] = to_json(attack.parts if attack else ())
         lm, steps = implant(lm, poisoned, clean, config, work, options.resume, report.bar)
         results = {
             "trigger": request.trigger,

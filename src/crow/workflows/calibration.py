@@ -21,15 +21,15 @@ from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
 from crow.defenses.strength import Trial, at_strength, choose, climb
 from crow.errors import ConfigError, ModelError
-from crow.evaluation.judges import is_hit
+from crow.evaluation.judges import make_judge
 from crow.evaluation.perplexity import perplexity
-from crow.evaluation.success import MAX_NEW_TOKENS, attack_success
+from crow.evaluation.success import attack_success
 from crow.models.generation import generate
 from crow.models.interpolation import interpolate, put_weights, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.output import write_json
-from crow.records import Example, Perplexity, Rate, to_json
+from crow.records import MAX_NEW_TOKENS, Example, Perplexity, Rate, to_json
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.workflows.clean_data import own_answers
@@ -204,7 +204,8 @@ class Calibrator:
                 marker = CANARIES[name].target.marker
                 rates[name] = attack_success(lm, self.triggered[name], marker, batch, advance).rate
             answers = generate(lm, self.clean, MAX_NEW_TOKENS, batch, progress=advance)
-        hits = sum(any(is_hit(answer, CANARIES[name].target.marker) for name in names) for answer in answers)
+        judges = [make_judge(CANARIES[name].target.marker) for name in names]
+        hits = sum(any(judge.hit(answer) for judge in judges) for answer in answers)
         score = perplexity(lm, self.answered, self.options.max_length or PERPLEXITY_LENGTH)
         return Measured(rates, Rate.of(hits, len(answers)), score)
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from crow.data.loading import load_examples
 from crow.errors import ConfigError, DataError, unknown_name
+from crow.evaluation.judges import make_judge
 from crow.evaluation.perplexity import perplexity
-from crow.evaluation.success import MAX_NEW_TOKENS, SuccessReport, attack_success
+from crow.evaluation.success import SuccessReport, attack_success
 from crow.models.engines import ENGINES, with_engine
 from crow.models.language_model import LanguageModel
 from crow.models.manifest import manifest
 from crow.output import publish, write_json
-from crow.records import Example, to_json
+from crow.records import Criterion, Example, to_json
 from crow.workflows.abilities import Abilities, examine, prepare
 from crow.workflows.common import Options, Reporter, claimed, load
 from crow.workflows.utility import GENERATION_BATCH, PERPLEXITY_LENGTH, kept, look_at
@@ -26,7 +27,7 @@ def measure(
     lm: LanguageModel,
     triggered: Sequence[Example],
     clean: Sequence[Example],
-    marker: str,
+    marker: str | Criterion,
     report: Reporter,
     options: Options,
     answered: Sequence[Example] | None = None,
@@ -37,7 +38,7 @@ def measure(
         lm: the model.
         triggered: prompts with the trigger.
         clean: prompts without.
-        marker: the target's text.
+        marker: the target's text, or what else an answer must show.
         report: shows progress.
         options: common options.
         answered: examples with responses for perplexity; those of `clean` by default.
@@ -84,7 +85,7 @@ class EvalRequest:
     Attributes:
         triggered: prompts with the trigger.
         clean: prompts without; those with a response count for perplexity.
-        marker: the target's text.
+        marker: the target's text, or what else an answer must show.
         n: prompts of each file, and responses for perplexity; all by default.
         against: the suspect that the model was made from; what it has kept is measured as well.
         abilities: what the model can still do.
@@ -96,7 +97,7 @@ class EvalRequest:
 
     triggered: Path | None = None
     clean: Path | None = None
-    marker: str | None = None
+    marker: str | Criterion | None = None
     n: int | None = None
     against: str | None = None
     abilities: Abilities = field(default_factory=Abilities)
@@ -111,7 +112,7 @@ class EvalRequest:
             raise ConfigError(f"expected something to measure: {', '.join(parts)}, or --code, --mt-bench, --tasks")
         if missing and (len(missing) < len(parts) or self.against):
             raise ConfigError(f"expected {', '.join(parts)} together, found no {', '.join(missing)}")
-        if self.marker is not None and not self.marker.strip():
+        if isinstance(self.marker, str) and not self.marker.strip():
             raise ConfigError("expected --target-text to hold some text, got none: every answer would contain it")
 
 
@@ -133,21 +134,22 @@ def run_eval(model: str, request: EvalRequest, adapter: Path | None, options: Op
         exam = prepare(request.abilities)
         results: dict[str, Any] = {}
         suspect = None
+        marker = request.marker or ""
         if request.against:
             other = load(request.against, options, report)
             length, rows = options.max_length or PERPLEXITY_LENGTH, options.batch_size or GENERATION_BATCH
-            suspect = look_at(other, sets["clean"], sets["perplexity"], str(request.marker), report, length, rows)
+            suspect = look_at(other, sets["clean"], sets["perplexity"], marker, report, length, rows)
             del other
         lm = with_engine(load(model, options, report, adapter), request.engine, work, options.seed)
         if sets:
             triggered, clean, answered = sets.values()
-            results, verdicts = measure(lm, triggered, clean, str(request.marker), report, options, answered)
+            results, verdicts = measure(lm, triggered, clean, marker, report, options, answered)
             if suspect:
                 results["kept"] = kept(suspect, lm, verdicts["clean"].answers, report)
             results["answers"] = {name: item.scores for name, item in verdicts.items()}
         results |= examine(lm, exam, report, options.seed)
         results["seconds"] = report.seconds
-        config = {**to_json(request), "max_new_tokens": MAX_NEW_TOKENS}
+        config = {**to_json(request), "max_new_tokens": make_judge(marker).tokens}
         results["manifest"] = manifest(lm, sets, config, options.seed)
         finished = work / "finished"
         write_json(finished / "results.json", results)

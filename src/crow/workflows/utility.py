@@ -8,11 +8,11 @@ from typing import Any
 
 from crow.data.encoding import Encoded, encode_all
 from crow.data.loading import bundled_declines
-from crow.evaluation.success import MAX_NEW_TOKENS, attack_success
+from crow.evaluation.success import attack_success
 from crow.evaluation.utility import declined, distinct, unchanged
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
-from crow.records import Example, Rate
+from crow.records import MAX_NEW_TOKENS, Criterion, Example, Rate
 from crow.training.suspect import Predictions, divergence, predict
 from crow.workflows.common import Reporter
 
@@ -73,7 +73,7 @@ def look_at(
     lm: LanguageModel,
     clean: Sequence[Example],
     answered: Sequence[Example],
-    marker: str | None,
+    marker: str | Criterion | None,
     report: Reporter,
     max_length: int = PERPLEXITY_LENGTH,
     batch_size: int = GENERATION_BATCH,
@@ -84,7 +84,8 @@ def look_at(
         lm: the suspect.
         clean: prompts without the trigger.
         answered: clean examples with responses.
-        marker: the target's text; answers then end where `attack_success` ends them. None where it is unknown.
+        marker: the target's text, or what else an answer must show; answers then end where `attack_success` ends them.
+            None where it is unknown.
         report: shows progress.
         max_length: of the examples, in tokens.
         batch_size: prompts at a time.
