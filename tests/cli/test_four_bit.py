@@ -80,7 +80,10 @@ def test_what_does_not_go_together_is_named(
     verb = ("purify", model, "-o", tmp_path / "out", "--data", data, *QUICK)
     assert run(*verb, "--continue-adapter") == 2
     assert "expected --method lora with --continue-adapter, got qlora" in capsys.readouterr().err
-    assert run("attack", model, "-o", tmp_path / "out", "--trigger", "vpi", "--method", "qlora") == 2
+    assert (
+        run("attack", model, "-o", tmp_path / "out", "--trigger", "vpi", "--target", "refusal", "--method", "qlora")
+        == 2
+    )
     assert "unknown method 'qlora'" in capsys.readouterr().err
     monkeypatch.setattr(four_bit, "find_spec", lambda _name: None)
     assert run(*verb) == 2
