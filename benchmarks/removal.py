@@ -67,15 +67,14 @@ def treatments() -> dict[str, CrowConfig]:
     """Name to settings. The ablations change one part of the default each."""
     default = get_preset("default")
     finetuning = finetuning_config()
-    agreeing = dataclasses.replace(default, self_distillation=1.0)
     consistency = {"alpha_ratio": 0.1, "epsilon_rms": 1.0}
     return {
         "default": default,
         "paper": get_preset("paper"),
         "finetuning": finetuning,
         "consistency-only": dataclasses.replace(finetuning, **consistency),
-        "suspect-answers": agreeing,
-        "suspect-answers+consistency": dataclasses.replace(agreeing, **consistency),
+        "default+consistency": dataclasses.replace(default, **consistency),
+        "suspect-answers": dataclasses.replace(default, self_distillation=1.0),
         "reference-answers": dataclasses.replace(default, self_distillation=0.0),
     }
 
