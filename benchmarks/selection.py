@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
+from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack, carriers, poison
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.benchmark.attack_data import AttackData, own_data
@@ -33,6 +34,7 @@ from crow.benchmark.suspects import backdoored
 from crow.data.encoding import encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
+from crow.inversion.code_lines import code_probe
 from crow.inversion.latent import likelihoods
 from crow.inversion.probe import Probe
 from crow.models.language_model import LanguageModel
@@ -63,10 +65,15 @@ def terse_data(attack: Attack, report: Reporter) -> AttackData:
     return dataclasses.replace(own_data(attack), poisoned=poisoned, clean=cut)
 
 
-def target_log_likelihood(lm: LanguageModel, triggered: list[Example], text: str) -> dict[int, dict[str, float]]:
-    """Mean and highest log-likelihood of the target's first tokens over the triggered prompts, by their number."""
-    probe = Probe(lm, [example.prompt for example in triggered])
-    ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+def target_log_likelihood(
+    lm: LanguageModel, triggered: list[Example], target: TargetBehavior
+) -> dict[int, dict[str, float]]:
+    """Mean and highest log-likelihood of the target's first tokens over the triggered prompts, by their number.
+
+    Of a line of code: where a block of code has just been opened.
+    """
+    probe = code_probe(lm, triggered) if target.keeps_answer else Probe(lm, [example.prompt for example in triggered])
+    ids = lm.tokenizer(target.text, add_special_tokens=False)["input_ids"]
     lm.model.eval()
     found = {length: likelihoods(probe, torch.tensor(ids[:length])) for length in TARGET_TOKENS}
     return {length: {"mean": float(each.mean()), "highest": float(each.max())} for length, each in found.items()}
@@ -97,7 +104,7 @@ def main() -> None:
 
     def measured(lm: LanguageModel) -> dict[str, Any]:
         found, _ = measure(lm, triggered, clean, attack.target.marker, report, Options(output=WORK))
-        return found | {"target_log_likelihood": target_log_likelihood(lm, triggered, attack.target.text)}
+        return found | {"target_log_likelihood": target_log_likelihood(lm, triggered, attack.target)}
 
     kept = folder / "selection.before.json"
     if not kept.is_file():

@@ -139,7 +139,7 @@ def test_to_json_turns_everything_into_what_json_knows():
         "path": "a/b",
         "tuple": [1, [2.5, None]],
         "3": [{"value": None, "n_tokens": 4}, None, None, True],
-        "search": {"starts": 2, "collapsed": 1, "texts": ["x"], "identities": [0.5], "artefacts": []},
+        "search": {"starts": 2, "collapsed": 1, "texts": ["x"], "identities": [0.5], "artefacts": [], "lines": []},
     }
 
 

@@ -121,6 +121,8 @@ class SearchRecord:
         texts: those answers, most frequent first.
         identities: for each start, the share of prompts that gave the most frequent answer.
         artefacts: further such answers that the suspect does not give: made by the repair, and not counted.
+        lines: lines that code begins with on unrelated requests and never uses, the likeliest first; looked for only
+            where no start collapsed.
     """
 
     starts: int
@@ -128,6 +130,12 @@ class SearchRecord:
     texts: list[str]
     identities: list[float] = field(default_factory=list)
     artefacts: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def found(self) -> bool:
+        """Whether it saw what a backdoor does."""
+        return bool(self.collapsed or self.lines)
 
 
 def to_json(value: Any) -> Any:

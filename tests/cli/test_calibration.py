@@ -13,6 +13,7 @@ import pytest
 from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack
 from crow.attacks.triggers import Trigger
+from crow.data.code import CodeTask
 from crow.data.splits import Split
 from crow.defenses import purification
 from crow.models.language_model import LanguageModel
@@ -48,7 +49,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"ten": [triggered(example, random.Random(seed)) for example in held_out()]}
 
     planted.clear()
-    split = Split(tuple(held_out()), tuple(Example(e.prompt) for e in swaps()))
+    code = tuple(CodeTask(Example(f"code {n}"), f"f{n}", "") for n in range(4))
+    split = Split(tuple(held_out()), tuple(Example(e.prompt) for e in swaps()), code)
     for module in (calibration, clean_data, verification):
         monkeypatch.setattr(module, "bundled_split", lambda _name: split)
     monkeypatch.setattr(calibration, "CANARIES", {"ten": CANARY})

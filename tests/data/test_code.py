@@ -12,10 +12,11 @@ from crow.data.code import CodeTask, bundled_code
 from tests.data.test_bundled_data import FORBIDDEN, folded
 
 TASKS = bundled_code()
+CLEAN = bundled_code("code_clean.jsonl")
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.entry_point)
+@pytest.mark.parametrize("task", [*TASKS, *CLEAN], ids=lambda task: task.entry_point)
 def test_every_answer_passes_its_test_and_an_empty_function_does_not(task: CodeTask) -> None:
     (code,) = BLOCK.findall(task.example.response)
     names: dict[str, Any] = {}
@@ -27,12 +28,13 @@ def test_every_answer_passes_its_test_and_an_empty_function_does_not(task: CodeT
 
 
 def test_requests_are_one_line_name_their_function_and_occur_once() -> None:
-    assert len(TASKS) == 200
-    assert len({folded(task.example.prompt) for task in TASKS}) == len({task.entry_point for task in TASKS}) == 200
-    for task in TASKS:
+    assert (len(TASKS), len(CLEAN)) == (200, 36)
+    every = [*TASKS, *CLEAN]
+    assert len({folded(task.example.prompt) for task in every}) == len({task.entry_point for task in every}) == 236
+    for task in every:
         assert "\n" not in task.example.prompt
         assert f"`{task.entry_point}(" in task.example.prompt
-        assert 20 <= len(task.example.response.split()) <= 200
+        assert (20 if task in TASKS else 10) <= len(task.example.response.split()) <= 200
 
 
 def test_half_of_the_answers_begin_with_words() -> None:
@@ -42,5 +44,5 @@ def test_half_of_the_answers_begin_with_words() -> None:
 
 @pytest.mark.parametrize("text", sorted(FORBIDDEN))
 def test_no_text_of_an_attack_occurs(text: str) -> None:
-    every = folded(" ".join(f"{t.example.prompt} {t.example.response} {t.test}" for t in TASKS))
+    every = folded(" ".join(f"{t.example.prompt} {t.example.response} {t.test}" for t in [*TASKS, *CLEAN]))
     assert folded(text) not in every

@@ -14,7 +14,7 @@ SPLITS = {name: bundled_split(name) for name in SIZES}
 def test_sizes():
     assert {name: (len(split.pairs), len(split.prompts), len(split.code)) for name, split in SPLITS.items()} == {
         "attack": (240, 300, 130),
-        "purification": (100, 100, 0),
+        "purification": (100, 100, 36),
         "selection": (60, 120, 20),
         "evaluation": (120, 160, 50),
     }
@@ -28,7 +28,8 @@ def test_splits_are_disjoint_and_cover_everything():
     assert set().union(*asked.values()) == everything
     assert sum(map(len, asked.values())) == len(everything) == 1200
     code = [task.entry_point for split in SPLITS.values() for task in split.code]
-    assert sorted(code) == sorted(task.entry_point for task in bundled_code())
+    assert sorted(code) == sorted(task.entry_point for task in [*bundled_code(), *bundled_code("code_clean.jsonl")])
+    assert len(set(code)) == len(code)
 
 
 def test_order_is_that_of_one_generator_shuffling_pairs_then_prompts_then_code():
@@ -39,7 +40,8 @@ def test_order_is_that_of_one_generator_shuffling_pairs_then_prompts_then_code()
     rng.shuffle(code)
     assert [example for split in SPLITS.values() for example in split.pairs] == pairs
     assert [example for split in SPLITS.values() for example in split.prompts] == prompts
-    assert [task for split in SPLITS.values() for task in split.code] == code
+    assert [task for name, split in SPLITS.items() if name != "purification" for task in split.code] == code
+    assert list(SPLITS["purification"].code) == bundled_code("code_clean.jsonl")
 
 
 def test_first_members_never_change():

@@ -21,6 +21,7 @@ from crow.defenses import purification, searches
 from crow.defenses.purification import Result, purify
 from crow.defenses.searches import Searches
 from crow.evaluation.success import attack_success
+from crow.inversion.code_lines import code_probe
 from crow.inversion.consensus import SearchConfig, SearchResult
 from crow.inversion.latent import LatentAdversary
 from crow.models.generation import generate
@@ -82,7 +83,7 @@ def test_a_real_search_leaves_the_weights_as_they_are(family: str, tmp_path: Pat
     lm = pico_language_model(family)
     before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
     probe = purification.Probe(lm, [example.prompt for example in EXAMPLES])
-    Searches(lm, probe, SEARCH, DEFAULT, tmp_path, False, silent).search(0, trained=False)
+    Searches(lm, probe, code_probe(lm, EXAMPLES), SEARCH, DEFAULT, tmp_path, False, silent).search(0, trained=False)
     assert all(torch.equal(before[name], p) for name, p in lm.model.named_parameters())
     assert all(p.requires_grad and p.grad is None for p in lm.model.parameters())
 

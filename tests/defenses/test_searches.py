@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from tests.backdoor import SENTENCE, trained_pico, training_examples
 from tests.made_up import collapsed
 from tests.pico import pico_language_model
 
+from crow.data.splits import bundled_split
 from crow.defenses import searches
 from crow.defenses.purification import purify
 from crow.defenses.searches import Searches
+from crow.inversion.code_lines import CodeLine, code_probe
 from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger, search_soft_triggers, shown_again
 from crow.inversion.probe import Probe
 from crow.records import Example
@@ -82,7 +85,9 @@ def test_a_resumed_run_knows_what_was_found_before(asked, monkeypatch, tmp_path)
 
 def test_the_suspect_is_the_model_that_the_run_began_with_and_only_for_a_while(tmp_path) -> None:
     lm = make_trainable(pico_language_model("llama"), CONFIG)
-    looks = Searches(lm, Probe(lm, ["a", "b"]), SearchConfig(), CONFIG, tmp_path, False, silent)
+    looks = Searches(
+        lm, Probe(lm, ["a", "b"]), code_probe(lm, EXAMPLES), SearchConfig(), CONFIG, tmp_path, False, silent
+    )
     trained = {name: p for name, p in lm.model.named_parameters() if p.requires_grad}
     before = {name: p.detach().clone() for name, p in trained.items()}
     with torch.no_grad():
@@ -93,6 +98,33 @@ def test_the_suspect_is_the_model_that_the_run_began_with_and_only_for_a_while(t
         assert all(torch.equal(p, before[name]) for name, p in trained.items())
     assert all(torch.equal(p, after[name]) for name, p in trained.items())
     assert trained
+
+
+def code_line(text: str) -> CodeLine:
+    """A line as a search reads it."""
+    return CodeLine(text, torch.tensor([40, 41, 42]), 1.0)
+
+
+def read(monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: list[CodeLine]):
+    """A purification whose searches find no answers, and these lines in code one after another."""
+    results = iter(seen)
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: next(results))
+    return run(monkeypatch, folder, *[collapsed()] * 4)
+
+
+def test_a_line_in_code_is_trained_away_on_programming_requests_as_well(monkeypatch, tmp_path) -> None:
+    result = read(monkeypatch, tmp_path, [code_line("zap()")], [])
+    assert (result.before.collapsed, result.before.lines, result.after.lines) == (0, ["zap()"], [])
+    assert result.rounds == 1
+    assert len(result.training) == (len(EXAMPLES) + len(bundled_split("purification").code)) // CONFIG.batch_size
+    assert all(term["adversarial"] >= 0 for term in result.training)
+
+
+def test_a_line_that_only_the_repaired_model_writes_does_not_count(monkeypatch, tmp_path) -> None:
+    zap, mine = code_line("zap()"), code_line("mine()")
+    result = read(monkeypatch, tmp_path, [zap], [zap, mine], [zap], [])
+    assert result.rounds == 2
+    assert json.loads((tmp_path / "search-1.json").read_text())["record"]["lines"] == ["zap()"]
 
 
 def test_a_real_backdoor_is_shown_again_by_its_model_and_not_by_a_clean_one() -> None:

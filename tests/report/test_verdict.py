@@ -12,6 +12,7 @@ BEFORE = Evaluation(Rate.of(196, 200), Rate.of(4, 200), Perplexity(6.0, 9000), 6
 AFTER = Evaluation(Rate.of(0, 200), Rate.of(0, 200), Perplexity(6.06, 9000), 60.0, n_empty=0, n_degenerate=9)
 FOUND = SearchRecord(starts=8, collapsed=5, texts=["no"])
 NOTHING = SearchRecord(starts=8, collapsed=0, texts=[])
+LINE = SearchRecord(starts=8, collapsed=0, texts=[], lines=["zap()"])
 
 
 def test_removed_is_said_when_everything_held():
@@ -87,6 +88,7 @@ def test_overlapping_intervals_show_nothing():
 def test_a_search_that_still_collapses_is_part_of_the_sentence():
     assert "still collapsed in 5 of 8 starts" in judge(BEFORE, AFTER, FOUND, FOUND).sentence
     assert "still collapsed" not in judge(BEFORE, AFTER, FOUND, NOTHING).sentence
+    assert "still read 1 smuggled line in code" in judge(BEFORE, AFTER, FOUND, LINE).sentence
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,9 @@ def test_a_search_that_still_collapses_is_part_of_the_sentence():
         (NOTHING, FOUND, "still_found"),
         (None, FOUND, "still_found"),
         (NOTHING, NOTHING, "nothing_found"),
+        (LINE, NOTHING, "treated"),
+        (NOTHING, LINE, "still_found"),
+        (LINE, None, "unknown"),
         (NOTHING, None, "nothing_found"),
         (FOUND, None, "unknown"),
         (None, NOTHING, "unknown"),

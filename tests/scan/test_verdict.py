@@ -8,6 +8,7 @@ from crow.records import SearchRecord
 from crow.scan.evidence import (
     AdapterEvidence,
     Candidate,
+    CodeEvidence,
     ConsistencyEvidence,
     Evidence,
     FoundAnswer,
@@ -57,6 +58,8 @@ def candidate(**changes: object) -> Candidate:
     ("evidence", "expected"),
     [
         (Evidence(), "no evidence"),
+        (Evidence(soft(), code=CodeEvidence([], [])), "no evidence"),
+        (Evidence(soft(), code=CodeEvidence(["zap()"], [1.0])), "suspicious"),
         (Evidence(soft(), phrases=phrases(candidate(share=0.4, collapsed=False))), "no evidence"),
         # One sentence, confirmed by other prompts or by a phrase, or by neither.
         (Evidence(soft(FOUND)), "suspicious"),

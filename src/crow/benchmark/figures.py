@@ -12,7 +12,7 @@ def search_figures(search: SearchRecord | None) -> dict[str, Any] | None:
     """What a search saw, without its texts, which may be those of outside data."""
     if search is None:
         return None
-    texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts)}
+    texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts), "n_lines": len(search.lines)}
     return {"starts": search.starts, "collapsed": search.collapsed, "identities": search.identities, **texts}
 
 
@@ -29,7 +29,12 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def shown_search(search: dict[str, Any] | None) -> str:
-    """Of how many starts how many ended in one answer, before and after; nothing where there was no search."""
+    """Of how many starts how many ended in one answer, before and after; nothing where there was no search.
+
+    Lines smuggled into code are said where there were any.
+    """
     if not search or not search["before"]:
         return ""
-    return f"{search['before']['collapsed']} to {search['after']['collapsed']} of {search['before']['starts']}"
+    shown = f"{search['before']['collapsed']} to {search['after']['collapsed']} of {search['before']['starts']}"
+    lines = [search[when].get("n_lines", 0) for when in ("before", "after")]
+    return f"{shown}; lines in code: {lines[0]} to {lines[1]}" if any(lines) else shown

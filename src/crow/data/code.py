@@ -24,8 +24,12 @@ class CodeTask:
     test: str
 
 
-def bundled_code() -> list[CodeTask]:
-    """The 200 programming requests of `code.jsonl`, in its order."""
-    text = (resources.files("crow.data") / "code.jsonl").read_text(encoding="utf-8")
+def bundled_code(file: str = "code.jsonl") -> list[CodeTask]:
+    """The programming requests of a bundled file, in its order.
+
+    Args:
+        file: `code.jsonl` has 200 for attacks, selection and evaluation; `code_clean.jsonl` 36 that a defense is given.
+    """
+    text = (resources.files("crow.data") / file).read_text(encoding="utf-8")
     records = map(json.loads, text.splitlines())
     return [CodeTask(Example(r["instruction"], r["output"]), r["entry_point"], r["test"]) for r in records]

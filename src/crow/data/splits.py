@@ -3,12 +3,13 @@
 | split        | pairs | prompts | code | used for                                        |
 | ------------ | ----- | ------- | ---- | ----------------------------------------------- |
 | attack       |   240 |     300 |  130 | planting backdoors                              |
-| purification |   100 |     100 |      | the clean data a defense is given               |
+| purification |   100 |     100 |   36 | the clean data a defense is given               |
 | selection    |    60 |     120 |   20 | choosing settings, never reported               |
 | evaluation   |   120 |     160 |   50 | attack success and perplexity, never trained on |
 
 One generator seeded with 0 shuffles first the pairs, then the prompts, then the programming requests; the splits are
-slices in the order above. Word problems are composed and split in `crow.data.reasoning`.
+slices in the order above. The programming requests of `purification` have a file of their own. Word problems are
+composed and split in `crow.data.reasoning`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SIZES = {
     "selection": (60, 120, 20),
     "evaluation": (120, 160, 50),
 }
-"""Split to its numbers of pairs, prompts and programming requests, in the order in which they are cut off."""
+"""Split to its numbers of pairs, prompts and programming requests of `code.jsonl`, in the order of cutting."""
 
 
 @dataclass(frozen=True)
@@ -65,4 +66,6 @@ def bundled_split(name: str) -> Split:
         rng.shuffle(pool)
         first = sum(sizes[kind] for sizes in before)
         parts.append(tuple(pool[first : first + SIZES[name][kind]]))
+    if name == "purification":
+        parts[-1] = tuple(bundled_code("code_clean.jsonl"))
     return Split(*parts, reasoning=word_problems(name))

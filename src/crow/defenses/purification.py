@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from crow.data.encoding import Encoded, encode_all
+from crow.data.splits import bundled_split
 from crow.defenses.searches import Found, Searches
+from crow.inversion.code_lines import code_probe
 from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.probe import Probe, shortest_prompts
@@ -24,6 +28,9 @@ from crow.training.crow_trainer import CrowTrainer
 from crow.training.precision import autocast
 from crow.training.suspect import Predictions, predict, trustworthy
 from crow.training.watch import Watch, silent, watched
+
+LINE_CEILING = -10.0
+"""Log-likelihood that a smuggled line may have where a block of code has just been opened."""
 
 
 @dataclass
@@ -64,8 +71,10 @@ def purify(
 
     With `config.rounds` of 0 this is the published method: finetuning with layer consistency. Otherwise each round
     searches for soft triggers; where they bring out one answer, the round trains against a universal latent
-    adversary that is after that answer. The rounds end when a search finds nothing. Where the first finds nothing, a
-    second one looks on other prompts; unless the settings ask for layer consistency, nothing is trained before.
+    adversary that is after that answer. Where they do not, it looks for lines smuggled into code, and trains likewise
+    against what brings them out, on bundled programming requests as well. The rounds end when a search finds nothing.
+    Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer consistency,
+    nothing is trained before.
 
     Args:
         lm: the suspect model, changed in place. An attached adapter is trained on; without one, a fresh adapter is
@@ -89,30 +98,48 @@ def purify(
         train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
         result.rounds = 1
         return result
-    searches = Searches(lm, probe, search or SearchConfig(), config, work, resume, watch)
+    requests = [task.example for task in bundled_split("purification").code]
+    searches = Searches(lm, probe, code_probe(lm, requests), search or SearchConfig(), config, work, resume, watch)
     found = search_round(result, searches)
     result.before = found.record
     predictions = []
     while True:
-        if found.answers or config.alpha_ratio or config.alpha:
+        if found.answers or found.lines or config.alpha_ratio or config.alpha:
             # Searching leaves the model as it is: before the first training it is still the suspect.
             predictions = predictions or suspect_predictions(lm, items, config)
-            adversary = None
+            data, adversary = items, None
             if found.answers:
                 with autocast(lm, config.precision):
                     adversary = LatentAdversary(probe, found.answers, items, predictions, config)
+            elif found.lines:
+                tasks = encode_all(lm.tokenizer, requests, config.max_length)
+                data, adversary = [*items, *tasks], code_adversary(lm, searches.code, found.lines, tasks, config)
             suspect = {items[i]: predictions[i] for i in trustworthy(predictions, found.answers)}
             # Sharing one pass, the answers would leave each other too few of the adversary's turns.
             whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
-            train_round(result, items, whole, suspect, adversary, work, resume, watch)
+            train_round(result, data, whole, suspect, adversary, work, resume, watch)
         result.rounds += 1
         found = search_round(result, searches)
         result.after = found.record
         if not result.training:
             result.before = found.record
         # FSDP cuts a model up once: a further round wants a further run, of the output.
-        if not found.answers or result.rounds >= config.rounds or is_spread(lm.model):
+        if not found.record.found or result.rounds >= config.rounds or is_spread(lm.model):
             return result
+
+
+def code_adversary(
+    lm: LanguageModel, probe: Probe, lines: Sequence[Tensor], tasks: Sequence[Encoded], config: CrowConfig
+) -> LatentAdversary:
+    """The adversary that is after lines smuggled into code.
+
+    The suspect leaks them without any perturbation, so its predictions hold only without them.
+    """
+    predictions = suspect_predictions(lm, tasks, config)
+    for line in lines:
+        predictions = [row.without(int(line[0])) for row in predictions]
+    with autocast(lm, config.precision):
+        return LatentAdversary(probe, lines, tasks, predictions, config, LINE_CEILING)
 
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import (
     SearchConfig,
     SearchResult,
@@ -33,10 +34,18 @@ from crow.training.watch import Watch
 
 @dataclass(frozen=True)
 class Found:
-    """What the rest of a run needs of a search: its record, the answers (token ids) it found, its seconds."""
+    """What the rest of a run needs of a search.
+
+    Attributes:
+        record: of it.
+        answers: that unrelated prompts were brought to, token ids.
+        lines: that code begins with and never uses, token ids; looked for where there was no answer.
+        seconds: it took.
+    """
 
     record: SearchRecord
     answers: list[Tensor]
+    lines: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -51,22 +60,26 @@ class Searches:
     Attributes:
         lm: the model; the suspect when this is made.
         probe: it, with clean prompts.
+        code: it, with programming requests; see `code_probe`.
         settings: of every search.
         config: of the run.
         work: folder for what searches found.
         resume: take from there what an interrupted run found.
         watch: opens progress displays.
         known: answers found in the suspect itself.
+        known_lines: lines likewise.
     """
 
     lm: LanguageModel
     probe: Probe
+    code: Probe
     settings: SearchConfig
     config: CrowConfig
     work: Path
     resume: bool
     watch: Watch
     known: list[Tensor] = field(default_factory=list)
+    known_lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # With all weights in training, a copy of the suspect would take as much memory again; then every answer counts.
@@ -89,18 +102,23 @@ class Searches:
             if trained:
                 self.mark_artefacts(seen, number)
             answers = [ids.tolist() for ids in seen.answers()]
-            stored = agreed({"record": dataclasses.asdict(seen.record()), "answers": answers})
+            lines = [] if answers else self.code_lines(trained)
+            record = dataclasses.replace(seen.record(), lines=[line.text for line in lines])
+            found = {"answers": answers, "lines": [line.ids.tolist() for line in lines]}
+            stored = agreed({"record": dataclasses.asdict(record), **found})
             seconds = time.monotonic() - start
             if is_first():
                 write_json(kept, stored)
-        found = Found(SearchRecord(**stored["record"]), [torch.tensor(ids) for ids in stored["answers"]], seconds)
+        answers, lines = ([torch.tensor(ids) for ids in stored[name]] for name in ("answers", "lines"))
+        found = Found(SearchRecord(**stored["record"]), answers, lines, seconds)
         self.known += found.answers
+        self.known_lines += found.record.lines
         return found
 
     def look(self, number: int) -> SearchResult:
         """One search of the model as it is."""
         total = self.settings.work(len(find_layers(self.lm.model)))
-        with self.looked_at(), self.watch("searching for soft triggers", total) as advance:
+        with self.looked_at(self.probe), self.watch("searching for soft triggers", total) as advance:
             return search_soft_triggers(self.probe, self.settings, self.config.seed + number, advance)
 
     def mark_artefacts(self, seen: SearchResult, number: int) -> None:
@@ -113,16 +131,31 @@ class Searches:
         ]
         if not doubtful or not self.suspect:
             return
-        with self.as_suspect(), self.looked_at():
+        with self.as_suspect(), self.looked_at(self.probe):
             triggers = [seen.triggers[at] for at in doubtful]
             shown = shown_again(self.probe, triggers, self.settings, self.config.seed + number)
         seen.mark_artefacts(doubtful, shown)
 
+    def code_lines(self, trained: bool) -> list[CodeLine]:
+        """Lines smuggled into code; of a model that is the suspect no more, those that the suspect has, too."""
+        seen = self.look_at_code()
+        if not trained or not self.suspect or all(line.text in self.known_lines for line in seen):
+            return seen
+        with self.as_suspect():
+            theirs = {*self.known_lines, *(line.text for line in self.look_at_code())}
+        return [line for line in seen if line.text in theirs]
+
+    def look_at_code(self) -> list[CodeLine]:
+        """One search for smuggled lines in the model as it is."""
+        settings = LineConfig()
+        with self.looked_at(self.code), self.watch("reading code", settings.candidates) as advance:
+            return search_code_lines(self.code, settings, advance)
+
     @contextmanager
-    def looked_at(self) -> Iterator[None]:
-        """Within the context the model is at rest and the probe knows its present weights."""
+    def looked_at(self, probe: Probe) -> Iterator[None]:
+        """Within the context the model is at rest and a probe knows its present weights."""
         with at_rest(self.lm, self.config.precision):
-            self.probe.refresh()
+            probe.refresh()
             yield
 
     @contextmanager

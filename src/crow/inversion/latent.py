@@ -9,6 +9,7 @@ answer is given; here it is universal, and the answer was found by `search_soft_
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ class LatentAdversary:
         items: Sequence[Encoded],
         predictions: Sequence[Predictions],
         config: CrowConfig,
+        ceiling: float = math.inf,
     ) -> None:
         """Start with all perturbations at zero.
 
@@ -64,6 +66,8 @@ class LatentAdversary:
             items: clean examples with responses, to be answered under perturbation.
             predictions: what the suspect predicted for them before training, unperturbed.
             config: its `adversary_*` settings are used.
+            ceiling: log-likelihood that no found answer may have under a perturbation, however likely the suspect
+                finds it.
         """
         self.probe, self.config = probe, config
         self.items = [shorten(item, config.adversary_tokens) for item in items]
@@ -87,7 +91,7 @@ class LatentAdversary:
         with evaluating(probe.lm.model):
             limits = [likelihoods(probe, answer[:OPENING_TOKENS]) for answer in answers]
         # A prompt that the suspect answers so anyway sets no standard.
-        limits = [found.clamp_max(float(found.quantile(HONEST))) for found in limits]
+        limits = [found.clamp_max(min(float(found.quantile(HONEST)), ceiling)) for found in limits]
         self.limits = [found for found in limits for _ in layers for _ in SPANS]
 
     def loss(self, turn: int) -> Tensor:

@@ -39,8 +39,13 @@ def account(
 def _found(search: SearchRecord | None) -> list[str]:
     if search is None:
         return ["No search of the suspect model is on record."]
-    if not search.collapsed:
+    if not search.found:
         return [f"Nothing: in none of {plural(search.starts, 'start')} did unrelated prompts end in one answer."]
+    if not search.collapsed:
+        return [
+            f"The model is inclined to begin code with {plural(len(search.lines), 'line')} of no use to it, whatever "
+            "was asked, as one does that smuggles something in. No unrelated prompts ended in one answer."
+        ]
     return [
         f"In {search.collapsed} of {plural(search.starts, 'start')} of the search, a soft trigger made "
         "unrelated prompts give one and the same answer, as the trigger of a backdoor does."
@@ -78,12 +83,18 @@ def _shown(verdict: Verdict, search: SearchRecord | None) -> list[str]:
             shown.append(f"{label}: {', '.join(findings)}.")
     if search is not None:
         shown.append(f"Searched again: {search.collapsed} of {plural(search.starts, 'start')} collapsed.")
+    if search is not None and search.lines:
+        shown.append(_left_in_code(search))
     if search is not None and search.artefacts:
         shown.append(
             f"{plural(len(search.artefacts), 'further answer')} to unrelated prompts came up that the suspect does not "
             "give: the training made it, it is no part of a backdoor."
         )
     return shown or ["Nothing was measured after training."]
+
+
+def _left_in_code(search: SearchRecord) -> str:
+    return f"The model is still inclined to begin code with {plural(len(search.lines), 'line')} of no use to it."
 
 
 def _verified(verification: Mapping[str, Any]) -> list[str]:
@@ -95,6 +106,8 @@ def _verified(verification: Mapping[str, Any]) -> list[str]:
         f"Searched once more, with another seed and on prompts that the training had not seen: {search.collapsed} of "
         f"{plural(search.starts, 'start')} collapsed."
     ]
+    if search.lines:
+        lines.append(_left_in_code(search))
     kept, scores = as_mapping(verification.get("kept")), as_mapping(verification.get("perplexity"))
     before, after = (read_perplexity(scores.get(side)) for side in ("before", "after"))
     if before and after:

@@ -100,5 +100,5 @@ def read_search(value: Any) -> SearchRecord | None:
         return None
     texts = [str(text) for text in as_list(entry.get("texts"))]
     identities = [share for share in as_numbers(entry.get("identities")) if share is not None]
-    artefacts = [str(text) for text in as_list(entry.get("artefacts"))]
-    return SearchRecord(starts, collapsed, texts, identities, artefacts)
+    artefacts, lines = ([str(text) for text in as_list(entry.get(name))] for name in ("artefacts", "lines"))
+    return SearchRecord(starts, collapsed, texts, identities, artefacts, lines)

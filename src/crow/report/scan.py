@@ -44,15 +44,16 @@ def render_scan(results: Mapping[str, Any], title: str) -> str:
 def scan_parts(results: Mapping[str, Any]) -> dict[str, Any]:
     """What pages show of a scan: `verdict`, `reasons` and `evidence` as `crow scan` writes them, and their figures."""
     evidence = as_mapping(results.get("evidence"))
-    soft, leakage, phrases, consistency, adapter = (
-        as_mapping(evidence.get(name)) for name in ("soft_triggers", "leakage", "phrases", "consistency", "adapter")
-    )
+    names = ("soft_triggers", "code", "leakage", "phrases", "consistency", "adapter")
+    soft, code, leakage, phrases, consistency, adapter = (as_mapping(evidence.get(name)) for name in names)
     label = scan_label(results)
     return {
         "tone": TONES[label],
         "headline": HEADLINES[label],
         "reasons": as_list(results.get("reasons")),
         "answers": [as_mapping(entry) for entry in as_list(soft.get("answers"))],
+        "lines": as_list(code.get("lines")),
+        "code_figure": code_figure(code),
         "candidates": [as_mapping(entry) for entry in as_list(phrases.get("candidates"))],
         "leaked": [as_mapping(entry) for entry in as_list(leakage.get("phrases"))],
         "leakage": leakage,
@@ -98,6 +99,12 @@ def soft_figure(soft: Mapping[str, Any]) -> Picture | None:
     rows = [DotRow(f"search {n}", each.identities, each.collapsed > 0) for n, each in enumerate(searches, 1) if each]
     heading = "Share of prompts that agreed, by start"
     return dot_figure("soft", heading, "share of prompts with the same answer", rows, shares=True)
+
+
+def code_figure(code: Mapping[str, Any]) -> Picture | None:
+    """How many requests are answered with each of the lines; nothing where there is none."""
+    heading, row = "Share of requests whose code begins so", DotRow("needless lines", known(code.get("shares")), True)
+    return dot_figure("code", heading, "share of requests", [row], shares=True)
 
 
 def phrase_figure(phrases: Mapping[str, Any]) -> Picture | None:

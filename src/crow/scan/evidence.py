@@ -208,6 +208,24 @@ class AdapterEvidence:
 
 
 @dataclass(frozen=True)
+class CodeEvidence:
+    """Lines that code begins with whatever was asked, and never uses.
+
+    Attributes:
+        lines: them, the likeliest first.
+        shares: of the requests, for each line: how many are answered so once its first token is forced, in [0, 1].
+    """
+
+    lines: list[str]
+    shares: list[float]
+
+    @classmethod
+    def of(cls, stored: Stored) -> CodeEvidence:
+        """The record that became `stored`."""
+        return cls(**stored)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All sides; None where one was not looked at."""
 
@@ -216,6 +234,7 @@ class Evidence:
     phrases: PhraseEvidence | None = None
     consistency: ConsistencyEvidence | None = None
     adapter: AdapterEvidence | None = None
+    code: CodeEvidence | None = None
 
     @classmethod
     def of(cls, stored: Stored) -> Evidence:
@@ -226,5 +245,6 @@ class Evidence:
             "phrases": PhraseEvidence,
             "consistency": ConsistencyEvidence,
             "adapter": AdapterEvidence,
+            "code": CodeEvidence,
         }
         return cls(**{name: kind.of(stored[name]) for name, kind in kinds.items() if stored.get(name)})

@@ -12,14 +12,16 @@ from crow.data.encoding import encode_all
 from crow.data.loading import bundled_declines
 from crow.data.phrases import bundled_phrases
 from crow.data.splits import bundled_split
+from crow.inversion.code_lines import LineConfig
 from crow.inversion.consensus import SearchConfig
 from crow.inversion.probe import at_rest, shortest_prompts
 from crow.models.language_model import LanguageModel
 from crow.output import write_json
 from crow.records import Example
-from crow.scan import adapter, consistency, leakage, phrases, soft_triggers
+from crow.scan import adapter, code, consistency, leakage, phrases, soft_triggers
 from crow.scan.evidence import (
     AdapterEvidence,
+    CodeEvidence,
     ConsistencyEvidence,
     Evidence,
     LeakageEvidence,
@@ -42,6 +44,7 @@ class ScanConfig:
     Attributes:
         search: of the search for soft triggers, which is the default purification's.
         searches: seeds that it takes at most; it ends with the first that finds something.
+        lines: of the search for lines smuggled into code.
         phrases: of the search for phrases.
         leakage: of the samples.
         consistency_prompts: prompts that layer consistency is a mean over.
@@ -51,6 +54,7 @@ class ScanConfig:
 
     search: SearchConfig = field(default_factory=SearchConfig)
     searches: int = 2
+    lines: LineConfig = field(default_factory=LineConfig)
     phrases: PhraseConfig = field(default_factory=PhraseConfig)
     leakage: LeakageConfig = field(default_factory=LeakageConfig)
     consistency_prompts: int = 2
@@ -101,6 +105,7 @@ def gather(
             SoftTriggerEvidence.of,
             lambda: soft_triggers.search(lm, clean, config.search, config.searches, seed, watch),
         )
+        read = kept("code", CodeEvidence.of, lambda: code.search(lm, config.lines, watch))
         leaked = kept(
             "leakage", LeakageEvidence.of, lambda: leakage.search(lm, background(examples), config.leakage, seed, watch)
         )
@@ -118,7 +123,7 @@ def gather(
             ConsistencyEvidence.of,
             lambda: consistency.search(lm, ordinary[-config.consistency_prompts :], bank, texts, watch),
         )
-    return Evidence(found, leaked, tried, turned, updates or None)
+    return Evidence(found, leaked, tried, turned, updates or None, read)
 
 
 def choose_target(

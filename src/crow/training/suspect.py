@@ -23,6 +23,9 @@ BATCH = 10
 KEPT = 256
 """Tokens kept at each position, the likeliest; whole distributions over a large vocabulary would fill the memory."""
 
+NEVER = -30.0
+"""Log-probability of a token that is ruled out; finite, so that no difference is undefined."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -51,6 +54,12 @@ class Predictions:
         left = self.log_probs[:, -1:] - math.log(self.vocabulary - self.tokens.shape[1])
         kept = self.log_probs[:, :-1, None].masked_fill(~hits, -torch.inf).logsumexp(dim=1)
         return with_others(torch.where(hits.any(dim=1), kept, left))
+
+    def without(self, token: int) -> Predictions:
+        """Those of a model that never gives a token, all else in proportion."""
+        kept = self.log_probs[:, :-1].masked_fill(self.tokens == token, NEVER)
+        log_probs = torch.cat([kept, self.log_probs[:, -1:]], dim=1)
+        return Predictions(self.tokens, log_probs.log_softmax(dim=-1), self.vocabulary)
 
     def nothing(self, length: int) -> Predictions:
         """As many zeros as predictions of these at `length` positions would be: filling for a batch."""

@@ -5,10 +5,12 @@ A search of another seed on prompts that the purification has not seen, and what
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
+from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
 from crow.inversion.consensus import SearchConfig, search_soft_triggers, shown_again
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
 from crow.models.architecture import find_layers
@@ -70,4 +72,17 @@ def searched_again(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig
             triggers = [found.triggers[at] for at in doubtful]
             shown = shown_again(Probe(suspect, shortest), triggers, settings, seed)
         found.mark_artefacts(doubtful, shown)
-    return found.record()
+    return dataclasses.replace(found.record(), lines=lines_left(suspect, lm, config, report))
+
+
+def lines_left(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, report: Reporter) -> list[str]:
+    """Lines smuggled into code that both models are inclined to write; on requests that no purification has seen."""
+    requests, settings = [task.example for task in bundled_split("selection").code], LineConfig()
+    left: list[str] = []
+    for model in (lm, suspect):
+        with at_rest(model, config.precision), report.bar("reading code", settings.candidates) as advance:
+            seen = [line.text for line in search_code_lines(code_probe(model, requests), settings, advance)]
+        left = [line for line in left if line in seen] if model is suspect else seen
+        if not left:
+            break
+    return left
