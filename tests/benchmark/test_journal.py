@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from crow.benchmark.journal import Journal
+from crow.benchmark.locks import cell_lock
 
 
 @pytest.fixture
@@ -45,6 +46,14 @@ def test_what_another_process_adds_meanwhile_stays_and_is_not_run_again(journal:
 
     journal.fill(run)
     assert journal.records() == {"first": "ours", "second": "other's second", "third": "other's third"}
+
+
+def test_a_cell_that_another_process_is_at_is_left_to_it(journal: Journal) -> None:
+    with cell_lock(journal.path / "second"):
+        journal.fill(lambda name: name)
+    assert journal.left() == ["second"]
+    journal.fill(lambda name: name)
+    assert journal.left() == []
 
 
 def test_a_record_names_no_folder_of_the_machine(journal: Journal) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from crow.benchmark.locks import cell_lock
 from crow.benchmark.portable import portable
 from crow.output import write_json
 
@@ -16,7 +17,8 @@ from crow.output import write_json
 class Journal:
     """Cell name to record, in the order of the cells.
 
-    Several processes may fill one; each adds what it has measured to what is there by then.
+    Several processes may fill one, each taking cells that no other is at, and adding what it has measured to what is
+    there by then.
 
     Args:
         path: the JSON file.
@@ -41,15 +43,19 @@ class Journal:
         return [name for name in self.cells if only in name and name not in found]
 
     def fill(self, run: Callable[[str], Any], only: str = "") -> None:
-        """Run what is left and keep each record as soon as it is there.
+        """Run what is left and nobody else is at, and keep each record as soon as it is there.
 
         Args:
             run: cell name to record.
             only: run cells whose name contains this.
         """
         for name in self.left(only):
-            if name in self.left():  # another process may have been faster
-                self.add(name, run(name))
+            try:
+                with cell_lock(self.path / name):
+                    if name in self.left():  # another process may have been faster
+                        self.add(name, run(name))
+            except Timeout:
+                continue
 
     def add(self, name: str, record: Any) -> None:
         """Keep the record of a cell."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
+from filelock import Timeout
 
 from crow.benchmark.cells import run_cell
 from crow.benchmark.executors import Executor, in_process
 from crow.benchmark.grid import Cell, Grid
+from crow.benchmark.locks import cell_lock
 from crow.output import write_json
 from crow.report.grid_page import write_grid_report
 from crow.workflows.common import Reporter
@@ -29,14 +28,6 @@ def failure_path(grid: Grid, cell: Cell) -> Path:
     return grid.output / f"{cell.name}.failed.json"
 
 
-def lock_path(grid: Grid, cell: Cell) -> Path:
-    """What a process holds while it runs a cell; outside of the results, and freed by the system if it is killed."""
-    key = hashlib.sha256(str(record_path(grid, cell).resolve()).encode()).hexdigest()[:16]
-    folder = user_cache_path("crow") / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / key
-
-
 def status(grid: Grid) -> dict[str, int]:
     """How many cells there are, and how many of them are finished, have failed and are left."""
     finished = [cell for cell in grid.cells if record_path(grid, cell).is_file()]
@@ -49,7 +40,7 @@ def run_one(grid: Grid, cell: Cell, quiet: bool) -> None:
     """Run a cell unless it is finished or somebody else is at it; an error is recorded in its place."""
     report = Reporter(quiet)
     try:
-        with FileLock(lock_path(grid, cell), timeout=0):
+        with cell_lock(record_path(grid, cell)):
             if record_path(grid, cell).is_file():
                 return
             report.say(f"\n{cell.name}")
