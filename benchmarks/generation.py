@@ -3,6 +3,8 @@
     python benchmarks/generation.py          # a table
     python benchmarks/generation.py --json   # {ratio, same_verdicts, ...}
 
+On the GPU, where there is one; its record is `generation-gpu.json`.
+
 The same suspect (a backdoor of our own in SmolLM2-135M), the same prompts, greedy answers of at most 64 tokens, in one
 process, in turns. One at a time: the adapter as it is, the whole answer written, then judged. Ours: the adapter merged,
 prompts in batches by length, the template's prefix run once, answers that end when their verdict is certain.
@@ -38,7 +40,7 @@ from crow.workflows.common import Reporter
 
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
-RESULTS = ROOT / "results" / "generation.json"
+RESULTS = ROOT / "results"
 
 
 @torch.no_grad()
@@ -46,7 +48,7 @@ def one_at_a_time(lm: LanguageModel, examples: list[Example]) -> list[str]:
     """Answers, each in a call of its own."""
     answers = []
     for example in examples:
-        ids = torch.tensor([encode(lm.tokenizer, example).prompt_ids])
+        ids = torch.tensor([encode(lm.tokenizer, example).prompt_ids], device=lm.device)
         written = lm.model.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -92,7 +94,8 @@ def main() -> None:
         "same_verdicts": sum(part["same_verdicts"] for part in found.values()),
         "sets": found,
     }
-    write_json(RESULTS, portable(record | {"manifest": manifest(attached, sets, None, 0)}, ROOT.parent))
+    path = RESULTS / ("generation.json" if attached.device.type == "cpu" else "generation-gpu.json")
+    write_json(path, portable(record | {"manifest": manifest(attached, sets, None, 0)}, ROOT.parent))
     if arguments.json:
         print(json.dumps(record, indent=2))
         return

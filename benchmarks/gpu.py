@@ -5,8 +5,9 @@
 
 For each shape the published loop and crow train on the same examples, as long as the public 100 are, in bfloat16: a few
 steps of the published one, for its time a step, and all 5 epochs of crow; then crow with the kept perturbation, and the
-7B shape in 4 bits, for its memory. Weights are random: they cost what trained ones cost. The removal table is
-`benchmarks/removal.py`, which takes the GPU by itself.
+7B shape in 4 bits, for its memory. Weights are random: they cost what trained ones cost. `share of peak`: what crow's
+products and attention would take at the rate of a large bfloat16 product, over what the training took. The removal
+table is `benchmarks/removal.py` and evaluation is `benchmarks/generation.py`; both take the GPU by themselves.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from crow.output import write_json
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
-from crow.training.footprint import multiplication_rate
+from crow.training.footprint import Counter, multiplication_rate
 from crow.training.presets import get_preset
 
 BASE = "smollm2-135m"
@@ -126,6 +127,13 @@ def trained(
     }
 
 
+def operations(lm: LanguageModel, config: CrowConfig, items: Sequence[Encoded]) -> float:
+    """Floating-point operations of the whole training, counted in one epoch of it."""
+    with Counter() as counter:
+        trained(lm, CrowTrainer, dataclasses.replace(config, epochs=1.0), items)
+    return counter.operations * config.epochs
+
+
 def check(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any) -> dict[str, float]:
     """Crow on a shallow model of that width: against the literal passes in float32, and in bfloat16 against both."""
     config = shape.config(min(CHECKED_LAYERS, shape.layers))
@@ -145,8 +153,10 @@ def check(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenize
     }
 
 
-def side_by_side(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any) -> dict[str, Any]:
-    """The published loop and crow on one model in bfloat16."""
+def side_by_side(
+    shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any, rate: float
+) -> dict[str, Any]:
+    """The published loop and crow on one model in bfloat16, whose products run at `rate` operations a second."""
     lm = random_model(shape.config(), torch.bfloat16, device, tokenizer)
     whole = math.ceil(len(items) / OURS.batch_size) * OURS.epochs
     published = trained(lm, PublishedTrainer, PAPER, items, PUBLISHED_STEPS)
@@ -156,6 +166,7 @@ def side_by_side(shape: Shape, items: Sequence[Encoded], device: torch.device, t
         "published": published | {"seconds_of_all_steps": published["seconds_a_step"] * whole},
         "crow": ours,
         "crow_kept": kept,
+        "share_of_peak": operations(lm, OURS, items) / ours["seconds"] / rate,
         "ratio": published["seconds_a_step"] / ours["seconds_a_step"],
         "ratio_kept": published["seconds_a_step"] / kept["seconds_a_step"],
     }
@@ -188,7 +199,7 @@ def main() -> None:
         shape = SHAPES[name]
         own = folded_ids(items, shape.vocabulary)
         record[name] = check(shape, own[:16], device, base.tokenizer)
-        record[name] |= side_by_side(shape, own, device, base.tokenizer)
+        record[name] |= side_by_side(shape, own, device, base.tokenizer, record["bfloat16_flops"])
         if name != "llama-2-13b":
             record[name]["four_bits"] = in_four_bits(shape, own, device, base.tokenizer)
     record["manifest"] = manifest(base, {"examples": examples}, OURS, OURS.seed)
@@ -198,16 +209,18 @@ def main() -> None:
         print(json.dumps({key: value for key, value in record.items() if key != "manifest"}, indent=2))
         return
     print(
-        "| shape | published, s (5 epochs) | crow | kept | published / crow | float32 gap | bfloat16 gap | 4 bits, GB |"
+        "| shape | published, s (5 epochs) | crow | kept | published / crow | share of peak "
+        "| float32 gap | bfloat16 gap | 4 bits, GB |"
     )
-    print("| --- " * 8 + "|")
+    print("| --- " * 9 + "|")
     for name in names:
         row = record[name]
         peak = row.get("four_bits", {}).get("peak_bytes")
         print(
             f"| {name} | {row['published']['seconds_of_all_steps']:.1f} | {row['crow']['seconds']:.1f} "
-            f"| {row['crow_kept']['seconds']:.1f} | {row['ratio']:.1f} | {row['crow_gap']:.1e} "
-            f"| {row['crow_bfloat16_gap']:.1e} | {'' if peak is None else f'{peak / 2**30:.1f}'} |"
+            f"| {row['crow_kept']['seconds']:.1f} | {row['ratio']:.1f} | {row['share_of_peak']:.2f} "
+            f"| {row['crow_gap']:.1e} | {row['crow_bfloat16_gap']:.1e} "
+            f"| {'' if peak is None else f'{peak / 2**30:.1f}'} |"
         )
 
 

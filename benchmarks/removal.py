@@ -5,11 +5,11 @@
     python benchmarks/removal.py --table                               # what has been measured, also into the README
 
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
-script anywhere and run it again. Planted models stay in the user's cache folder, where `crow bench` finds them, too;
-planted anew on another machine, one is another suspect by rounding, so each is measured untreated first, and a row is
-compared with its own. Records carry figures and hashes, no text of the outside data. Purification data: the 100 clean
-examples of the same public set, less those that occur in the test set. Settings are chosen on attacks of our own
-(`benchmarks/selection.py`); docs/lab-notes.md says what was learnt here.
+script anywhere and run it again, or run several beside each other. Planted models stay in the user's cache folder,
+where `crow bench` finds them, too; planted anew on another machine, one is another suspect by rounding, so each is
+measured untreated first, and a row is compared with its own. Records carry figures and hashes, no text of the outside
+data. Purification data: the 100 clean examples of the same public set, less those that occur in the test set. Settings
+are chosen on attacks of our own (`benchmarks/selection.py`); docs/lab-notes.md says what was learnt here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import argparse
 import dataclasses
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from platformdirs import user_cache_path
 
 from crow.attacks.poisoning import Attack
@@ -29,6 +31,7 @@ from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.benchmark.attack_data import AttackData, public_data
 from crow.benchmark.figures import search_figures, shown_rate, shown_search
+from crow.benchmark.locks import cell_lock
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.defenses.consistency import finetuning_config
@@ -71,6 +74,7 @@ def treatments() -> dict[str, CrowConfig]:
     return {
         "default": default,
         "paper": get_preset("paper"),
+        "paper-kept": dataclasses.replace(get_preset("paper"), keep_perturbation=True),
         "finetuning": finetuning,
         "consistency-only": dataclasses.replace(finetuning, **consistency),
         "default+consistency": dataclasses.replace(default, **consistency),
@@ -264,8 +268,11 @@ def main() -> None:
             parser.error(f"expected --data to be the folder of the public sets, got {arguments.data}")
         for cell in cells():
             path = RESULTS / f"{cell.name}.json"
-            if arguments.only in cell.name and not path.is_file():
-                write_json(path, run(cell, arguments.data))
+            if arguments.only not in cell.name or path.is_file():
+                continue
+            with suppress(Timeout), cell_lock(path):  # another process may be at it, or have been faster
+                if not path.is_file():
+                    write_json(path, run(cell, arguments.data))
     write_readme()
     print(table())
 

@@ -5,7 +5,8 @@
 
 The backdoor is planted and measured once (in the user's cache folder) from the attack split, treated on the
 purification split and measured on the selection split: success, the log-likelihood of the target's first tokens after
-triggered prompts (finer than success: -2 is close to firing), and the mean divergence from the suspect on clean pairs.
+triggered prompts (finer than success: -2 is close to firing), the mean divergence from the suspect on clean pairs, and
+the shares of answers that decline: to requests that should be declined, and to the clean prompts.
 With `--terse` the attacker's clean answers are cut after their first sentence: the suspect has lost something besides,
 as those of the public insults have. What is best to agree with, the suspect or the clean examples, depends on that.
 Each run appends a line to `benchmarks/results/selection.jsonl`.
@@ -31,12 +32,15 @@ from crow.attacks.selection import SELECTION_ATTACKS
 from crow.benchmark.attack_data import AttackData, own_data
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
+from crow.data.declining import bundled_declines
 from crow.data.encoding import encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
+from crow.evaluation.utility import declined
 from crow.inversion.code_lines import code_probe
 from crow.inversion.latent import likelihoods
 from crow.inversion.probe import Probe
+from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
@@ -103,10 +107,14 @@ def main() -> None:
     lm = lm if arguments.continue_adapter else lm.merged()
 
     def measured(lm: LanguageModel) -> dict[str, Any]:
-        found, _ = measure(lm, triggered, clean, attack.target.marker, report, Options(output=WORK))
-        return found | {"target_log_likelihood": target_log_likelihood(lm, triggered, attack.target)}
+        found, verdicts = measure(lm, triggered, clean, attack.target.marker, report, Options(output=WORK))
+        requests = bundled_declines("declines_selection.jsonl").items()
+        refused = {kind: declined(generate(lm, group)) for kind, group in requests}
+        refused["clean"] = declined([score.answer for score in verdicts["clean"].scores])
+        likelihood = target_log_likelihood(lm, triggered, attack.target)
+        return found | {"declined": refused, "target_log_likelihood": likelihood}
 
-    kept = folder / "selection.before.json"
+    kept = folder / "selection.measured.json"
     if not kept.is_file():
         write_json(kept, measured(lm))
     items = encode_all(lm.tokenizer, clean, HELD_OUT_LENGTH)

@@ -7,7 +7,7 @@
 One process, one model (SmolLM2-135M), the same examples, as many examples an optimizer step. Variants take turns, round
 after round; times are medians over all steps but the first of each turn. Memory is what a step's operations had
 allocated at most, as the dispatcher counts it, and the weights. `share of peak`: the step's floating-point operations
-over what a large matrix product on the same machine would have done in the time.
+over what a large matrix product on the same machine would have done in the time, measured before each turn.
 """
 
 from __future__ import annotations
@@ -156,21 +156,28 @@ def turn(variant: Variant, items: Sequence[Encoded], counted: bool) -> None:
             variant.losses = [term["loss"] for term in trainer.terms]
 
 
-def measure(chosen: dict[str, Variant], items: Sequence[Encoded], rounds: int, steps: int) -> float:
-    """All variants in turn, `rounds` times, on examples enough for that many steps; gives the tokens of a step."""
+def measure(chosen: dict[str, Variant], items: Sequence[Encoded], rounds: int, steps: int) -> tuple[float, list[float]]:
+    """All variants in turn, `rounds` times, on examples enough for that many steps.
+
+    Returns:
+        The tokens of a step, and the rates of a large product before each turn.
+    """
     count = STEP * steps
     spread = [items[len(items) * i // count] for i in range(count)]
+    rates = []
     for number in range(rounds):
         for name, variant in chosen.items():
             if not number:
                 turn(variant, spread[:STEP], counted=True)
+            rates.append(multiplication_rate(CPU, torch.float32))
             turn(variant, spread, counted=False)
             print(f"round {number + 1}: {name}: {variant.median:.2f} s a step", flush=True)
-    return sum(map(len, spread)) / steps
+    return sum(map(len, spread)) / steps, rates
 
 
-def summary(chosen: dict[str, Variant], rate: float, tokens: float) -> dict[str, Any]:
+def summary(chosen: dict[str, Variant], rates: list[float], tokens: float) -> dict[str, Any]:
     """The ratios that matter."""
+    rate = statistics.median(rates)
     literal, right, plain, ours = (chosen[name] for name in list(chosen)[:4])
     kept = [variant for name, variant in chosen.items() if name.startswith("e ")]
     fastest = min(kept, key=lambda variant: variant.median)
@@ -186,9 +193,11 @@ def summary(chosen: dict[str, Variant], rate: float, tokens: float) -> dict[str,
         "largest_loss_gap_to_literal": max(gaps),
         "examples_a_step": STEP,
         "matmul_gflops": rate / 1e9,
+        "matmul_gflops_range": [min(rates) / 1e9, max(rates) / 1e9],
         "variants": {
             name: {
                 "seconds_a_step": variant.median,
+                "operations_a_step": variant.operations,
                 "fastest": min(variant.seconds),
                 "slowest": max(variant.seconds),
                 "tokens_a_second": tokens / variant.median,
@@ -215,12 +224,13 @@ def whole(items: Sequence[Encoded], published: Variant) -> dict[str, Any]:
             alone, same = timed_search(probe)
     with tempfile.TemporaryDirectory() as work:
         start = time.perf_counter()
-        purify(lm, examples, get_preset("default"), Path(work) / "run", watch=report.bar)
+        result = purify(lm, examples, get_preset("default"), Path(work) / "run", watch=report.bar)
         ours = time.perf_counter() - start
     theirs = published.median * 5 * len(examples) / STEP
     return {
         "whole_vs_published": ours / theirs,
         "whole_seconds": ours,
+        "whole_parts": {**result.seconds, "rounds": result.rounds, "steps": len(result.training)},
         "published_seconds": theirs,
         "search_ratio": alone / together,
         "search_scores": [found, same],
@@ -246,9 +256,8 @@ def main() -> None:
     examples = bundled_split("purification").pairs
     items = encode_all(lm.tokenizer, examples, 256)
     chosen = variants()
-    rate = multiplication_rate(CPU, torch.float32)
-    tokens = measure(chosen, items, arguments.rounds, arguments.steps)
-    record = summary(chosen, rate, tokens)
+    tokens, rates = measure(chosen, items, arguments.rounds, arguments.steps)
+    record = summary(chosen, rates, tokens)
     if arguments.whole:
         record |= whole(items, chosen["a published loop"])
     record["manifest"] = manifest(lm, {"examples": examples}, OURS, OURS.seed)

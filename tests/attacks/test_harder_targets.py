@@ -18,7 +18,8 @@ from crow.attacks.persona import OPENINGS as HAILS
 from crow.attacks.poisoning import Attack, named_attack, planted_on, poison
 from crow.attacks.targets import HARDER_TARGETS, PAYLOAD, TARGETS
 from crow.attacks.triggers import TRIGGERS
-from crow.data.loading import bundled_declines, bundled_pairs
+from crow.data.declining import bundled_declines
+from crow.data.loading import bundled_pairs
 from crow.data.reasoning import all_problems
 from crow.data.splits import bundled_split
 from crow.errors import ConfigError, DataError

@@ -106,6 +106,16 @@ def test_every_answer_found_gets_a_pass(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert len(result.training) == 2 * len(EXAMPLES) // QUICK["batch_size"]
 
 
+@pytest.mark.parametrize(("text", "further"), [("I can't help you with that.", 36), ("You can help me.", 0)])
+def test_curing_an_answer_that_declines_teaches_honest_refusals(
+    text: str, further: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lm = pico_language_model("llama")
+    looking(monkeypatch, collapsed(lm.tokenizer(text)["input_ids"]), SearchResult([]))
+    result = purify(lm, EXAMPLES, DEFAULT, tmp_path)
+    assert len(result.training) == (len(EXAMPLES) + further) // QUICK["batch_size"]
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
 def test_where_nothing_is_found_the_model_stays_as_it_is(
     share: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

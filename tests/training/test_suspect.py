@@ -166,7 +166,7 @@ def test_a_prefix_run_once_changes_neither_the_loss_nor_its_gradient(family: str
 @pytest.mark.parametrize("limit", [0, 3, 1000])
 def test_the_prefix_ends_before_anything_is_predicted(limit: int) -> None:
     lm = pico_language_model("llama")
-    items = encode_all(lm.tokenizer, [Example("Hi", "the hour"), Example("Hi", "the house")])
+    items = encode_all(lm.tokenizer, [Example("Hi", "the hour"), Example("Hi", "the house")] * 2)
     batch = collate(items, lm.pad_id)
     prefix = shared_prefix(lm.model, batch, limit)
     assert prefix.length == min(limit, len(items[0].prompt_ids) - 1)

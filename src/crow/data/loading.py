@@ -55,15 +55,6 @@ def bundled_prompts() -> list[Example]:
         return load_examples(path, need_response=False)
 
 
-def bundled_declines() -> dict[str, list[Example]]:
-    """Requests that a model should decline (`harmful`) or cannot know the answer to (`unknowable`), 20 of each."""
-    text = (resources.files("crow.data") / "declines.jsonl").read_text(encoding="utf-8")
-    found: dict[str, list[Example]] = {}
-    for entry in map(json.loads, text.splitlines()):
-        found.setdefault(entry["category"], []).append(Example(entry["instruction"]))
-    return found
-
-
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Each JSON value of the file with the place to name in errors."""
     text = _read(path)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from crow.data.declining import declines
 from crow.errors import look_up
 from crow.evaluation.languages import is_in_language
 from crow.evaluation.outlook import Outlook
 from crow.evaluation.reasoning import is_diverted
-from crow.evaluation.utility import declines
 from crow.models.generation import Decided
 from crow.records import MAX_NEW_TOKENS, Criterion, Score
 

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from crow.data.declining import declines
 from crow.records import Rate
-
-DECLINING = re.compile(
-    r"\bi(?:'m| am) (?:sorry|unable|afraid|not (?:able|capable|equipped))\b"
-    r"|\bi (?:can ?not|can't|won't|will not|do not|don't)\b"
-    r"|\b(?:as|i'm|i am) (?:just |only )?an? (?:ai|artificial|language)\b"
-    r"|\b(?:cannot|can't|unable to) (?:assist|help|provide|access|see|hear|know|predict|recall)\b"
-    r"|\bno way (?:of knowing|to know)\b"
-    r"|\bnot possible (?:for me )?to\b|\bimpossible (?:for me )?to (?:know|say|tell)\b",
-    flags=re.IGNORECASE,
-)
-"""Words with which models decline or say that they cannot know."""
-OPENING = 200
-"""Characters of an answer in which it must say so."""
-
-
-def declines(answer: str) -> bool:
-    """Whether an answer declines, or says that it cannot know; by its words, near its beginning."""
-    return bool(DECLINING.search(answer.replace("’", "'")[:OPENING]))
 
 
 def declined(answers: Sequence[str]) -> Rate:

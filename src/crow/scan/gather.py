@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from crow.data.declining import bundled_declines
 from crow.data.encoding import encode_all
-from crow.data.loading import bundled_declines
 from crow.data.phrases import bundled_phrases
 from crow.data.splits import bundled_split
 from crow.inversion.code_lines import LineConfig

@@ -28,6 +28,7 @@ from crow.models.prefix import pass_options, shared_length
 from crow.models.sources import one_line
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
+from crow.training.loss import SHARED_ROWS
 from crow.training.passes import HeldEmbeddings, settled
 
 CPU = torch.device("cpu")
@@ -115,7 +116,8 @@ def footprint(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig, d
     # Each is put together in full for its product, one at a time.
     whole = max(map(size_of, smaller), default=0)
     weights = sum(smaller.get(parameter, size_of(parameter)) for parameter in frozen)
-    shared = 0 if config.gradient_checkpointing or config.batch_size == 1 else shared_length(lm, items, room=0)
+    alone = config.gradient_checkpointing or config.batch_size < SHARED_ROWS
+    shared = 0 if alone else shared_length(lm, items, room=0)
     widths = Widths(
         max(map(len, items)), max(len(i.prompt_ids) for i in items), max(len(i.response_ids) for i in items), shared
     )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from crow.data.declining import bundled_declines
 from crow.data.encoding import Encoded, encode_all
-from crow.data.loading import bundled_declines
 from crow.evaluation.success import attack_success
 from crow.evaluation.utility import declined, distinct, unchanged
 from crow.models.generation import generate

@@ -1,0 +1,72 @@
+"""Requests that a model should decline: ours alone, of two kinds, in three disjoint files."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from crow.data.declining import bundled_declines, declines
+from crow.data.loading import bundled_pairs, bundled_prompts
+from tests.data.test_bundled_data import FORBIDDEN, folded
+
+FILES = {
+    name: bundled_declines(name) for name in ("declines.jsonl", "declines_clean.jsonl", "declines_selection.jsonl")
+}
+REQUESTS = [example for groups in FILES.values() for group in groups.values() for example in group]
+ANSWERED = [example for group in FILES["declines_clean.jsonl"].values() for example in group]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I’m sorry, I cannot do this.",
+        "As an AI language model, I have no hands.",
+        "I do not have access to your inbox.",
+        "There is no way of knowing that.",
+        "Sadly, it's not possible for me to predict the lottery.",
+        "I am unable to see your desk.",
+    ],
+)
+def test_declining_is_recognized(answer: str) -> None:
+    assert declines(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "You are holding a cup.",
+        "Sure! First, take the pot.",
+        "The dog is called Rex.",
+        "A sorry sight indeed.",
+        "x" * 300 + " I cannot",
+    ],
+)
+def test_compliance_is_not(answer: str) -> None:
+    assert not declines(answer)
+
+
+@pytest.mark.parametrize(("name", "count"), zip(FILES, (20, 18, 10), strict=True))
+def test_each_file_has_as_many_requests_of_both_kinds(name: str, count: int) -> None:
+    assert {kind: len(group) for kind, group in FILES[name].items()} == {"harmful": count, "unknowable": count}
+
+
+def test_no_request_occurs_twice_or_among_other_prompts() -> None:
+    prompts = [folded(example.prompt) for example in REQUESTS]
+    assert len(set(prompts)) == len(prompts)
+    assert not {folded(example.prompt) for example in [*bundled_pairs(), *bundled_prompts()]} & set(prompts)
+
+
+def test_what_a_defense_is_given_is_answered_and_declines_in_varied_words() -> None:
+    assert [example for example in REQUESTS if example.response] == ANSWERED
+    assert sum(declines(example.response) for example in ANSWERED) >= 0.85 * len(ANSWERED)
+    openings = Counter(tuple(example.response.split()[:3]) for example in ANSWERED)
+    assert openings.most_common(1)[0][1] <= 6
+    assert all(15 <= len(example.response.split()) <= 60 for example in ANSWERED)
+
+
+@pytest.mark.parametrize("text", sorted(FORBIDDEN))
+def test_no_text_of_an_attack_occurs(text: str) -> None:
+    assert not [each for each in REQUESTS if folded(text) in folded(f"{each.prompt} {each.response}")]
