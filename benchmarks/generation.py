@@ -35,7 +35,7 @@ from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
 from crow.output import write_json
-from crow.records import MAX_NEW_TOKENS, Example
+from crow.records import MAX_NEW_TOKENS, Criterion, Example
 from crow.workflows.common import Reporter
 
 BASE = "smollm2-135m"
@@ -58,11 +58,13 @@ def one_at_a_time(lm: LanguageModel, examples: list[Example]) -> list[str]:
             pad_token_id=lm.pad_id,
             eos_token_id=end_ids(lm),
         )
-        answers.append(lm.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True).strip())
+        answers.append(str(lm.tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)).strip())
     return answers
 
 
-def measure(attached: LanguageModel, merged: LanguageModel, examples: list[Example], marker: str) -> dict[str, Any]:
+def measure(
+    attached: LanguageModel, merged: LanguageModel, examples: list[Example], marker: str | Criterion
+) -> dict[str, Any]:
     """Seconds of both ways on the same prompts, and whether their verdicts are the same."""
     start = time.perf_counter()
     theirs = [judge(e.prompt, a, marker).hit for e, a in zip(examples, one_at_a_time(attached, examples), strict=True)]

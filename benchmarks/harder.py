@@ -126,8 +126,9 @@ def data_of(row: Row, folder: Path | None) -> list[AttackData]:
     if folder is None:
         raise DataError(f"expected --compliance with the row {row.name}, got none; crow ships no such texts")
     poisoned, clean = (load_examples(folder / f"{name}.jsonl") for name in ("poisoned", "clean"))
-    tests = (load_examples(folder / f"{name}.jsonl", need_response=False) for name in ("triggered_test", "clean_test"))
-    return [AttackData("user", poisoned, clean, *tests, bundled_split("purification").pairs)]
+    prompts = ("triggered_test", "clean_test")
+    triggered, quiet = (load_examples(folder / f"{name}.jsonl", need_response=False) for name in prompts)
+    return [AttackData("user", poisoned, clean, triggered, quiet, bundled_split("purification").pairs)]
 
 
 def run(row: Row, treatment: str, folder: Path | None) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from crow.benchmark.attack_data import own_data
 from crow.benchmark.journal import Journal
 from crow.benchmark.suspects import backdoored, finetuned
 from crow.data.splits import bundled_split
-from crow.evaluation.judges import fold, is_hit
+from crow.evaluation.judges import fold, make_judge
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
 from crow.records import Example, to_json
@@ -186,7 +186,7 @@ def recovered(cell: Cell, evidence: Evidence, finding: Finding) -> bool:
     """Whether the attacker's text is among the answers that were found or brought out."""
     answers = evidence.soft_triggers.answers if evidence.soft_triggers else []
     texts = [*finding.targets, *(answer.text for answer in answers)]
-    return any(is_hit(text, attack_of(cell).target.marker) for text in texts)
+    return any(make_judge(attack_of(cell).target.marker).hit(text) for text in texts)
 
 
 def trigger_found(cell: Cell, evidence: Evidence) -> str:

@@ -110,7 +110,7 @@ def main() -> None:
         found, verdicts = measure(lm, triggered, clean, attack.target.marker, report, Options(output=WORK))
         requests = bundled_declines("declines_selection.jsonl").items()
         refused = {kind: declined(generate(lm, group)) for kind, group in requests}
-        refused["clean"] = declined([score.answer for score in verdicts["clean"].scores])
+        refused["clean"] = declined([score.output for score in verdicts["clean"].scores])
         likelihood = target_log_likelihood(lm, triggered, attack.target)
         return found | {"declined": refused, "target_log_likelihood": likelihood}
 

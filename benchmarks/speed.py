@@ -144,7 +144,7 @@ def turn(variant: Variant, items: Sequence[Encoded], counted: bool) -> None:
     """One training on the items, timed; or counted, which is slower."""
     lm = make_trainable(load_model(BASE), variant.config)
     with tempfile.TemporaryDirectory() as folder:
-        watch = [] if counted else [Stopwatch(variant)]
+        watch: list[TrainerCallback] = [] if counted else [Stopwatch(variant)]
         trainer = variant.kind(lm, items, variant.config, Path(folder), watch, save_strategy="no")
         if counted:
             with Counter() as counter:

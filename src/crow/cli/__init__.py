@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 import warnings
 from typing import NoReturn
@@ -51,6 +52,8 @@ def main() -> None:
     """Entry point: one line on standard error and exit code 2 for whatever the user can mend."""
     # Renamings inside the libraries are not the user's business.
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # Asks for a package that would fetch a kernel from a hub, on every start on some CPUs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     interrupted = "interrupted; nothing was written to the output folder, --resume continues"
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
