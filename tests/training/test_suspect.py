@@ -18,7 +18,7 @@ from crow.training import suspect
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
-from crow.training.loss import response_logits, response_loss, shared_prefix
+from crow.training.loss import SHARED_ROWS, response_logits, response_loss, shared_prefix
 from crow.training.suspect import divergence, predict, response_log_probs, trustworthy
 from tests.pico import FAMILIES, pico_language_model
 
@@ -93,7 +93,7 @@ def test_edits_are_told_how_many_columns_come_before_them() -> None:
 
     response_log_probs(lm, items, edits)
     # "Name a" is common to two prompts, but users' messages are never left out.
-    response_log_probs(lm, [items[1], items[3]], edits)
+    response_log_probs(lm, [items[1], items[3]] * 2, edits)
     assert skipped == [items[0].user_start] * 2
     assert widths == [max(map(len, items)) - skipped[0], len(items[1]) - skipped[0]]
 
@@ -193,3 +193,10 @@ def test_accumulated_micro_batches_agree_with_the_suspect_as_one_large_batch_doe
     for one, other in zip(weights, others, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     assert whole[0]["self_distillation"] > 0.01
+
+
+def test_too_few_rows_run_the_prefix_themselves() -> None:
+    lm = pico_language_model("llama")
+    items = encode_all(lm.tokenizer, EXAMPLES)
+    assert shared_prefix(lm.model, collate(items[: SHARED_ROWS - 1], lm.pad_id)).length == 0
+    assert shared_prefix(lm.model, collate(items[:SHARED_ROWS], lm.pad_id)).length > 0
