@@ -37,6 +37,7 @@ from crow.models.manifest import manifest
 from crow.output import write_json
 from crow.records import MAX_NEW_TOKENS, Criterion, Example
 from crow.workflows.common import Reporter
+from crow.workflows.utility import GENERATION_BATCH
 
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
@@ -63,16 +64,23 @@ def one_at_a_time(lm: LanguageModel, examples: list[Example]) -> list[str]:
 
 
 def measure(
-    attached: LanguageModel, merged: LanguageModel, examples: list[Example], marker: str | Criterion
+    attached: LanguageModel, merged: LanguageModel, examples: list[Example], alone: int, marker: str | Criterion
 ) -> dict[str, Any]:
-    """Seconds of both ways on the same prompts, and whether their verdicts are the same."""
+    """Seconds a prompt of both ways, and on how many of what both answered their verdicts are the same."""
+    some = examples[:alone]
     start = time.perf_counter()
-    theirs = [judge(e.prompt, a, marker).hit for e, a in zip(examples, one_at_a_time(attached, examples), strict=True)]
+    theirs = [judge(e.prompt, a, marker).hit for e, a in zip(some, one_at_a_time(attached, some), strict=True)]
     middle = time.perf_counter()
-    ours = [score.hit for score in attack_success(merged, examples, marker).scores]
+    ours = [score.hit for score in attack_success(merged, examples, marker, GENERATION_BATCH).scores]
     end = time.perf_counter()
-    same = sum(one == other for one, other in zip(theirs, ours, strict=True))
-    return {"n": len(examples), "one_at_a_time": middle - start, "ours": end - middle, "same_verdicts": same}
+    same = sum(one == other for one, other in zip(theirs, ours[: len(some)], strict=True))
+    return {
+        "one_at_a_time": (middle - start) / len(some),
+        "ours": (end - middle) / len(examples),
+        "n": len(examples),
+        "n_one_at_a_time": len(some),
+        "same_verdicts": same,
+    }
 
 
 def main() -> None:
@@ -80,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("-n", type=int, default=64, help="prompts, triggered and clean each")
+    parser.add_argument("--alone", type=int, help="of these, as many one at a time; all by default")
     arguments = parser.parse_args()
     attack = SELECTION_ATTACKS["rare"]
     folder = str(backdoored(BASE, attack, own_data(attack), Reporter(quiet=False)))
@@ -88,11 +97,12 @@ def main() -> None:
     prompts = bundled_split("selection").prompts[: arguments.n]
     triggered, _ = poison(prompts, attack, random.Random(1))
     sets = {"triggered": triggered, "clean": list(prompts)}
-    found = {name: measure(attached, merged, examples, attack.target.marker) for name, examples in sets.items()}
+    alone, marker = arguments.alone or arguments.n, attack.target.marker
+    found = {name: measure(attached, merged, examples, alone, marker) for name, examples in sets.items()}
     seconds = {way: sum(part[way] for part in found.values()) for way in ("one_at_a_time", "ours")}
     record = {
         "ratio": seconds["one_at_a_time"] / seconds["ours"],
-        "prompts": sum(part["n"] for part in found.values()),
+        "prompts": sum(part["n_one_at_a_time"] for part in found.values()),
         "same_verdicts": sum(part["same_verdicts"] for part in found.values()),
         "sets": found,
     }
@@ -104,9 +114,9 @@ def main() -> None:
     print("| prompts | one at a time, prompts/s | ours, prompts/s | ratio | same verdicts |")
     print("| --- " * 5 + "|")
     for name, part in found.items():
-        rates = [part["n"] / part[way] for way in ("one_at_a_time", "ours")]
-        ratio = part["one_at_a_time"] / part["ours"]
-        print(f"| {name} | {rates[0]:.2f} | {rates[1]:.2f} | {ratio:.1f} | {part['same_verdicts']} of {part['n']} |")
+        rates = [1 / part[way] for way in ("one_at_a_time", "ours")]
+        same = f"{part['same_verdicts']} of {part['n_one_at_a_time']}"
+        print(f"| {name} | {rates[0]:.2f} | {rates[1]:.2f} | {rates[1] / rates[0]:.1f} | {same} |")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What crow takes on a GPU: correctness against float32, then Llama-2's shapes with random weights, side by side.
 
-    python benchmarks/gpu.py --data PATH/TO/consistency_data.json     # a table, and benchmarks/results/gpu.json
+    python benchmarks/gpu.py --data PATH/TO/consistency_data.json     # a table, and results/gpu.json
     python benchmarks/gpu.py --data ... --shape pico --device cpu     # does the script itself work?
 
 For each shape the published loop and crow train on the same examples, as long as the public 100 are, in bfloat16: a few
@@ -16,9 +16,10 @@ import argparse
 import dataclasses
 import json
 import math
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from speed import Stopwatch, Variant
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from crow.benchmark.portable import portable
+from crow.core.cosine import TokenCosine
 from crow.data.encoding import Encoded, encode_all
 from crow.data.loading import load_examples
 from crow.models.language_model import LanguageModel
@@ -46,7 +48,8 @@ BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "gpu.json"
 PAPER = dataclasses.replace(get_preset("paper"), precision="float32")
-OURS = dataclasses.replace(PAPER, batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1)
+OURS = dataclasses.replace(PAPER, precision="auto", batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1)
+LEAN = dataclasses.replace(PAPER, precision="auto", method="qlora", gradient_checkpointing=True, epochs=1.0)
 PUBLISHED_STEPS = 6
 CHECKED_STEPS = 4
 CHECKED_LAYERS = 4
@@ -104,21 +107,34 @@ def folded_ids(items: Sequence[Encoded], vocabulary: int) -> list[Encoded]:
 def trained(
     lm: LanguageModel, kind: type[CrowTrainer], config: CrowConfig, items: Sequence[Encoded], steps: int | None = None
 ) -> dict[str, Any]:
-    """A training with a fresh adapter: its losses, the median of its steps' seconds but the first's, memory at most."""
+    """A training with a fresh adapter: its losses, the median of its steps' seconds but the first's, memory at most.
+
+    Where a micro-batch does not fit into memory, it is halved.
+    """
     ready = make_trainable(lm, config)
     device = ready.device
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     variant = Variant(kind, config)
-    with tempfile.TemporaryDirectory() as folder:
-        watch = [Stopwatch(variant)]
-        trainer = kind(ready, items, config, Path(folder), watch, save_strategy="no", max_steps=steps or -1)
-        start = time.perf_counter()
-        trainer.run()
-        seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            watch = [Stopwatch(variant)]
+            trainer = kind(ready, items, config, Path(folder), watch, save_strategy="no", max_steps=steps or -1)
+            start = time.perf_counter()
+            trainer.run()
+            seconds = time.perf_counter() - start
+    except torch.OutOfMemoryError:
+        smaller = dataclasses.replace(config, batch_size=config.batch_size // 2, accumulation=config.accumulation * 2)
+    else:
+        smaller = None
     lm.model = ready.model.unload()  # type: ignore[operator]
+    if smaller is not None:
+        return trained(lm, kind, smaller, items, steps)
+    print(f"{kind.__name__}, {config.method}: {len(trainer.terms)} steps, {seconds:.1f} s", file=sys.stderr)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     return {
+        "rows": config.batch_size,
         "losses": [term["loss"] for term in trainer.terms],
         "steps": len(trainer.terms),
         "seconds": seconds,
@@ -127,11 +143,28 @@ def trained(
     }
 
 
-def operations(lm: LanguageModel, config: CrowConfig, items: Sequence[Encoded]) -> float:
-    """Floating-point operations of the whole training, counted in one epoch of it."""
-    with Counter() as counter:
-        trained(lm, CrowTrainer, dataclasses.replace(config, epochs=1.0), items)
-    return counter.operations * config.epochs
+def operations(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any) -> float:
+    """Floating-point operations of crow's whole training: of one epoch of two shallow models, and what layers add."""
+    counted = {}
+    for layers in (3, 4):
+        lm = random_model(shape.config(layers), torch.bfloat16, device, tokenizer)
+        with Counter() as counter:
+            trained(lm, CrowTrainer, dataclasses.replace(OURS, epochs=1.0), items)
+        counted[layers] = counter.operations
+    return OURS.epochs * (counted[3] + (shape.layers - 3) * (counted[4] - counted[3]))
+
+
+def kernel_gap(width: int, device: torch.device) -> float:
+    """How far the cosine of two states and its gradients are from those in float64, relatively."""
+    torch.manual_seed(0)
+    pair = [torch.randn(2, 64, width, device=device, dtype=torch.bfloat16) for _ in range(2)]
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        states = [state.to(dtype).requires_grad_(True) for state in pair]
+        value = TokenCosine.apply(*states)
+        found.append([value, *torch.autograd.grad(value.sum(), states)])
+    gaps = [(one.double() - exact).norm() / exact.norm() for one, exact in zip(*found, strict=True)]
+    return max(float(gap) for gap in gaps)
 
 
 def check(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any) -> dict[str, float]:
@@ -140,7 +173,7 @@ def check(shape: Shape, items: Sequence[Encoded], device: torch.device, tokenize
     found = {}
     for name, kind, settings, dtype in (
         ("literal", LiteralTrainer, PAPER, torch.float32),
-        ("crow", CrowTrainer, OURS, torch.float32),
+        ("crow", CrowTrainer, dataclasses.replace(OURS, precision="float32"), torch.float32),
         ("crow_bfloat16", CrowTrainer, OURS, torch.bfloat16),
     ):
         lm = random_model(config, dtype, device, tokenizer)
@@ -166,7 +199,7 @@ def side_by_side(
         "published": published | {"seconds_of_all_steps": published["seconds_a_step"] * whole},
         "crow": ours,
         "crow_kept": kept,
-        "share_of_peak": operations(lm, OURS, items) / ours["seconds"] / rate,
+        "share_of_peak": operations(shape, items, device, tokenizer) / ours["seconds"] / rate,
         "ratio": published["seconds_a_step"] / ours["seconds_a_step"],
         "ratio_kept": published["seconds_a_step"] / kept["seconds_a_step"],
     }
@@ -176,9 +209,27 @@ def in_four_bits(shape: Shape, items: Sequence[Encoded], device: torch.device, t
     """Crow on the weights in 4 bits."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "whole"
-        save_model(random_model(shape.config(), torch.bfloat16, torch.device("cpu"), tokenizer), path)
+        save_model(random_model(shape.config(), torch.bfloat16, device, tokenizer), path)
         lm = load_model(str(path), dtype="bfloat16", device=str(device), four_bit=True)
-    return trained(lm, CrowTrainer, dataclasses.replace(OURS, method="qlora"), items, PUBLISHED_STEPS)
+    return trained(lm, CrowTrainer, LEAN, items)
+
+
+def parts(
+    shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any, with_four_bits: bool
+) -> Iterator[dict[str, Any]]:
+    """All that is measured of a shape, one thing after another."""
+    rate = multiplication_rate(device, torch.bfloat16)
+    yield {"bfloat16_flops": rate, "kernel_gap": kernel_gap(shape.width, device)}
+    yield check(shape, items[:16], device, tokenizer)
+    yield side_by_side(shape, items, device, tokenizer, rate)
+    if with_four_bits:
+        yield {"four_bits": in_four_bits(shape, items, device, tokenizer)}
+
+
+def keep(name: str, measured: dict[str, Any]) -> None:
+    """Put what was measured of a shape into the record, beside other shapes."""
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    write_json(RESULTS, known | {name: portable(measured, ROOT.parent)})
 
 
 def main() -> None:
@@ -194,19 +245,18 @@ def main() -> None:
     base = load_model(BASE, device="cpu")
     examples = load_examples(arguments.data)
     items = encode_all(base.tokenizer, examples, PAPER.max_length)
-    record: dict[str, Any] = {"bfloat16_flops": multiplication_rate(device, torch.bfloat16)}
+    described = manifest(base, {"examples": examples}, OURS, OURS.seed)
+    record: dict[str, Any] = {}
     for name in names:
         shape = SHAPES[name]
         own = folded_ids(items, shape.vocabulary)
-        record[name] = check(shape, own[:16], device, base.tokenizer)
-        record[name] |= side_by_side(shape, own, device, base.tokenizer, record["bfloat16_flops"])
-        if name != "llama-2-13b":
-            record[name]["four_bits"] = in_four_bits(shape, own, device, base.tokenizer)
-    record["manifest"] = manifest(base, {"examples": examples}, OURS, OURS.seed)
-    if device.type == "cuda":
-        write_json(RESULTS, portable(record, ROOT.parent))
+        record[name] = {}
+        for part in parts(shape, own, device, base.tokenizer, with_four_bits=name != "llama-2-13b"):
+            record[name] |= part
+            if device.type == "cuda":
+                keep(name, record[name] | {"manifest": described})
     if arguments.json:
-        print(json.dumps({key: value for key, value in record.items() if key != "manifest"}, indent=2))
+        print(json.dumps(record, indent=2))
         return
     print(
         "| shape | published, s (5 epochs) | crow | kept | published / crow | share of peak "

@@ -10,8 +10,10 @@ import torch
 
 from crow.errors import ConfigError
 from crow.training import precision
+from crow.training.adapter import make_trainable
 from crow.training.config import FinetuneConfig
 from crow.training.precision import autocast_wanted
+from tests.pico import pico_language_model
 from tests.training.test_trainer import CROW, PLAIN, trainable, trained
 
 CPU = torch.device("cpu")
@@ -25,9 +27,24 @@ def test_auto_follows_the_hardware(native: bool, monkeypatch: pytest.MonkeyPatch
     assert not autocast_wanted("float32", CPU, torch.float32)
 
 
-@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float16])
-def test_weights_in_half_precision_are_not_cast_again(weights: torch.dtype) -> None:
-    assert not autocast_wanted("bfloat16", CPU, weights)
+def test_an_adapter_computes_in_the_bfloat16_of_its_model() -> None:
+    assert autocast_wanted("bfloat16", CPU, torch.bfloat16)
+    assert not autocast_wanted("float32", CPU, torch.bfloat16)
+    assert not autocast_wanted("bfloat16", CPU, torch.float16)
+    lm = pico_language_model("llama")
+    lm.model.to(torch.bfloat16)
+    lm = make_trainable(lm, PLAIN)
+    assert {weight.dtype for weight in lm.model.parameters() if weight.requires_grad} == {torch.float32}
+    seen: set[tuple[torch.dtype, torch.dtype]] = set()
+    for name, module in lm.model.named_modules():
+        if name.endswith("lora_A.default"):
+            module.register_forward_hook(lambda _, inputs, output: seen.add((inputs[0].dtype, output.dtype)))
+    with precision.autocast(lm, "bfloat16"):
+        lm.model(input_ids=torch.arange(5)[None])
+    assert seen == {(torch.bfloat16, torch.bfloat16)}
+    seen.clear()
+    lm.model(input_ids=torch.arange(5)[None])
+    assert seen == {(torch.float32, torch.float32)}
 
 
 def test_an_unknown_precision_is_named() -> None:

@@ -34,8 +34,18 @@ from crow.training.passes import HeldEmbeddings, settled
 CPU = torch.device("cpu")
 SHARE_OF_PEAK = 0.6
 """Of the matrix-product rate that a whole training is taken to reach."""
-SIDE = 1536
-"""Of the square matrices by whose product the rate is measured."""
+SIDES = {"cpu": 1536, "cuda": 8192}
+"""Of the square matrices by whose product the rate of a kind of device is measured."""
+
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward
+COUNTED = {
+    **flop_registry,
+    # PyTorch counts attention on GPUs only.
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[FLASH],
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[FLASH_BACKWARD],
+}
+"""From an operation to what counts its floating-point operations."""
 
 
 class Counter(TorchDispatchMode):
@@ -57,8 +67,8 @@ class Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
         # Not FlopCounterMode: its hooks on modules cannot stand a gradient that is taken half way, as FGSM does.
-        if func.overloadpacket in flop_registry:
-            self.operations += flop_registry[func.overloadpacket](*args, **kwargs, out_val=made)
+        if func.overloadpacket in COUNTED:
+            self.operations += COUNTED[func.overloadpacket](*args, **kwargs, out_val=made)
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
@@ -237,11 +247,12 @@ def whole_options(model: nn.Module, ids: Tensor, keep: int) -> dict[str, Any]:
 
 def multiplication_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second in a large matrix product, the best of a few tries."""
-    one = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
+    side = SIDES.get(device.type, SIDES["cpu"])
+    one = torch.randn(side, side, device=device, dtype=dtype)  # zeros and ones take less power and so less time
 
     def seconds() -> float:
         start = time.perf_counter()
         float((one @ one)[0, 0])
         return time.perf_counter() - start
 
-    return 2 * SIDE**3 / min(seconds() for _ in range(5))
+    return 2 * side**3 / min(seconds() for _ in range(5))

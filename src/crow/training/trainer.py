@@ -82,7 +82,7 @@ class ResponseTrainer(Trainer):
         for adapter in getattr(lm.model, "peft_config", {}).values():
             adapter.base_model_name_or_path = None
         self.terms: list[dict[str, float]] = []
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
         settings: dict[str, Any] = {
             "output_dir": str(output_dir),
             "num_train_epochs": config.epochs,
@@ -200,12 +200,13 @@ class ResponseTrainer(Trainer):
     def record(self, **terms: Tensor) -> None:
         """Add this micro-batch's terms to those of the running optimizer step."""
         for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+            # A number would make a GPU wait for it here.
+            self._sums[name] = value.detach().float() + self._sums.get(name, 0.0)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the terms, means over the processes, with the trainer's own figures."""
         if "loss" in logs:
-            here = torch.tensor([list(self._sums.values())], dtype=torch.float32, device=self.args.device)
+            here = torch.stack(list(self._sums.values()))[None]
             everywhere: Any = self.accelerator.gather(here)
             logs = {**logs, **dict(zip(self._sums, everywhere.mean(dim=0).tolist(), strict=True))}
             self.terms.append({"step": self.state.global_step, **logs})
