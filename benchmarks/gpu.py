@@ -27,7 +27,9 @@ from typing import Any
 import torch
 from published import LiteralTrainer, PublishedTrainer
 from speed import Stopwatch, Variant
+from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from crow.benchmark.portable import portable
 from crow.core.cosine import TokenCosine
@@ -87,8 +89,12 @@ SHAPES = {
 def random_model(config: LlamaConfig, dtype: torch.dtype, device: torch.device, tokenizer: Any) -> LanguageModel:
     """A model of that configuration with random weights, made where it will stay."""
     torch.manual_seed(0)
-    with torch.device(device):
+    with torch.device("meta"):  # transformers' own way of drawing weights takes minutes
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.to_empty(device=device)
+    model.model.rotary_emb = LlamaRotaryEmbedding(config).to(device)  # its frequencies are no weights
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=config.initializer_range) if weight.ndim > 1 else nn.init.ones_(weight)
     return LanguageModel(model.eval(), tokenizer, "random weights", {"dtype": str(dtype)})
 
 

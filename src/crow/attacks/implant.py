@@ -14,6 +14,7 @@ from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable
 from crow.training.config import FinetuneConfig
+from crow.training.fitting import fit
 from crow.training.trainer import ResponseTrainer
 from crow.training.watch import Watch, silent, watched
 
@@ -83,6 +84,7 @@ def implant_with(
     random.Random(config.seed).shuffle(mixed)
     items = encode_all(lm.tokenizer, mixed, config.max_length)
     with watched(watch, "planting the backdoor", len(items), config) as callbacks:
-        trainer = make_trainer(lm, items, config, work / "checkpoints", callbacks)
-        trainer.run(resume)
+        trainer = fit(
+            lm, config, lambda config: make_trainer(lm, items, config, work / "checkpoints", callbacks), resume
+        )
     return lm, trainer.terms

@@ -26,6 +26,7 @@ from crow.records import Example, SearchRecord
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.crow_trainer import CrowTrainer
+from crow.training.fitting import fit
 from crow.training.precision import autocast
 from crow.training.suspect import Predictions, predict, trustworthy
 from crow.training.watch import Watch, silent, watched
@@ -186,7 +187,10 @@ def train_round(
     config = dataclasses.replace(config, seed=config.seed + result.rounds)
     with watched(watch, "training", len(items), config) as callbacks:
         folder = work / f"round-{result.rounds}"
-        trainer = CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary, suspect=suspect)
-        trainer.run(resume)
+
+        def make(config: CrowConfig) -> CrowTrainer:
+            return CrowTrainer(result.lm, items, config, folder, callbacks, adversary=adversary, suspect=suspect)
+
+        trainer = fit(result.lm, config, make, resume, adversary)
     result.training += [{"round": result.rounds, **term} for term in trainer.terms]
     result.add_time("training", start)

@@ -10,6 +10,7 @@ from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
+from crow.training.fitting import fit
 from crow.training.trainer import ResponseTrainer
 from crow.training.watch import watched
 
@@ -33,5 +34,5 @@ def trained(
     model = make_trainable(model, config)
     items = encode_all(model.tokenizer, clean_examples, config.max_length)
     with watched(at.watch, "training", len(items), config) as callbacks:
-        make_trainer(model, items, config, at.work / "training", callbacks).run()
+        fit(model, config, lambda config: make_trainer(model, items, config, at.work / "training", callbacks))
     return model.merged()

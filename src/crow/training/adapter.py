@@ -48,8 +48,11 @@ def make_trainable(lm: LanguageModel, config: FinetuneConfig) -> LanguageModel:
         task_type="CAUSAL_LM",
     )
     try:
-        with warnings.catch_warnings():  # a rank that PEFT sets for experts it then cannot find by that name
+        with warnings.catch_warnings():
+            # A rank that PEFT sets for experts it then cannot find by that name.
             warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys", category=RuntimeWarning)
+            # PEFT asks transformers by an old name.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
             model = get_peft_model(lm.model, lora)
     except ValueError as error:
         raise ArchitectureError(f"cannot put an adapter on model type {model_type(lm.model)!r}: {error}") from None

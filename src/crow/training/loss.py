@@ -26,7 +26,7 @@ def shared_prefix(model: nn.Module, inputs: dict[str, Tensor], limit: int | None
         limit: no more columns than this.
     """
     ids, inner = inputs["input_ids"], unwrap(model)
-    if len(ids) < SHARED_ROWS or (inner.training and inner.is_gradient_checkpointing) or is_spread(model):
+    if len(ids) < SHARED_ROWS or (inner.training and inner.is_activation_checkpointing) or is_spread(model):
         return Prefix(0, [])
     prompt = (inputs["attention_mask"] != 0) & (inputs["labels"] == IGNORED)
     same = ((ids == ids[:1]) & prompt).all(dim=0)

@@ -13,6 +13,7 @@ from crow.data.encoding import encode_all
 from crow.models.blueprint import blueprint
 from crow.models.loading import DTYPES, pick_device
 from crow.training.config import CrowConfig
+from crow.training.fitting import widened
 from crow.training.footprint import SHARE_OF_PEAK, footprint, multiplication_rate
 from crow.training.precision import autocast_wanted
 from crow.workflows.clean_data import clean_examples
@@ -37,7 +38,7 @@ def plan(model: str, data: Path | None, config: CrowConfig, options: Options) ->
     """
     examples = clean_examples(data, config.samples, options.seed)
     device, dtype = pick_device(options.device), DTYPES[options.dtype]
-    lm = blueprint(model, dtype)
+    lm, config = blueprint(model, dtype), widened(config, device)
     found = footprint(lm, encode_all(lm.tokenizer, examples, config.max_length), config, device)
     computed = torch.bfloat16 if autocast_wanted(config.precision, device, dtype) else dtype
     rate = multiplication_rate(device, computed)
