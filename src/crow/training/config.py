@@ -21,7 +21,7 @@ class FinetuneConfig:
         method: `lora` (an adapter on all linear layers) or `full` (all weights).
         epochs: passes over the data, > 0; fractions are allowed.
         learning_rate: peak learning rate, > 0; cosine decay after the warm-up.
-        batch_size: examples in one forward pass; on a single GPU all of a step, where they fit (`crow.training.fitting`).
+        batch_size: examples in one forward pass; on a single GPU all of a step, where they fit (`training.fitting`).
         accumulation: forward passes in one optimizer step.
         max_length: examples are cut to this many tokens.
         rank: rank of the adapter; its scale `lora_alpha / rank` is 2.
