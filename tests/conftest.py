@@ -7,6 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of the hub's client, which reads it once
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TRITON_INTERPRET"] = "1"  # before the first import of Triton, where it is installed
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same tests on every machine; GPUs are for benchmarks/gpu.py
 
 import random
 from collections.abc import Iterator
