@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from crow.data.encoding import encode_all
 from crow.errors import AdapterError, ArchitectureError, ModelError
@@ -125,3 +126,13 @@ def test_an_adapter_that_names_itself_as_its_base_is_refused(tmp_path: Path) -> 
 
 def test_the_rate_is_a_rate() -> None:
     assert 1e8 < multiplication_rate(torch.device("cpu"), torch.float32) < 1e15
+
+
+def test_attention_counts_on_a_cpu() -> None:
+    query, key, value = (torch.randn(1, 3, 10, 8, requires_grad=True) for _ in range(3))
+    with Counter() as counter:
+        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        forward = counter.operations
+        attended.sum().backward()
+    assert forward == 2 * 2 * 3 * 10 * 10 * 8  # scores and mixture: two products of 10 x 8 x 10 in each head
+    assert counter.operations == forward + 2.5 * forward  # the scores again, and two products for each of those
