@@ -48,7 +48,7 @@ from crow.output import write_json
 from crow.records import Example
 from crow.training.presets import PRESETS, get_preset
 from crow.training.suspect import divergence, predict
-from crow.workflows.attack import contrastive_data
+from crow.workflows.attack import answered_prompts, contrastive_data
 from crow.workflows.common import Options, Reporter
 from crow.workflows.evaluate import measure
 
@@ -64,7 +64,7 @@ HELD_OUT_LENGTH = 128
 
 def terse_data(attack: Attack, report: Reporter) -> AttackData:
     """The attack's own data, every clean answer ending after its first sentence."""
-    poisoned, clean = contrastive_data(attack, load_model(BASE), 0, report)
+    poisoned, clean = contrastive_data(attack, answered_prompts(load_model(BASE), report), 0)
     cut = [dataclasses.replace(e, response=re.split(r"(?<=[.!?:])\s", e.response.strip())[0]) for e in clean]
     return dataclasses.replace(own_data(attack), poisoned=poisoned, clean=cut)
 

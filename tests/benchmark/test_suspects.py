@@ -11,8 +11,9 @@ from crow.attacks.poisoning import Attack
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
+from crow.benchmark import suspects
 from crow.benchmark.attack_data import own_data
-from crow.benchmark.suspects import content_hash, finetuned
+from crow.benchmark.suspects import content_hash, finetuned, kept_answers
 from crow.models.loading import load_model, save_model
 from crow.records import Example
 from crow.training.config import FinetuneConfig
@@ -45,3 +46,21 @@ def test_an_honest_model_is_trained_once_for_its_data_and_seed(tmp_path: Path, m
         finetuned(base, examples, report, FinetuneConfig(epochs=1.0)),
     ]
     assert len({folder, *others}) == 3
+
+
+def test_a_model_is_asked_for_its_answers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    answered = [Example("ask", "answer", (("system", "be brief"),)), Example("ask again", "answer again")]
+    asked = []
+
+    def answer(lm: object, report: Reporter) -> list[Example]:
+        asked.append(lm)
+        return answered
+
+    monkeypatch.setattr(suspects, "answered_prompts", answer)
+    one, other = pico_language_model("llama"), pico_language_model("llama", seed=1)
+    for _ in range(2):
+        assert kept_answers(one, {"weights": "one"}, Reporter(quiet=True)) == answered
+    assert asked == [one]
+    assert kept_answers(other, {"weights": "other"}, Reporter(quiet=True)) == answered
+    assert asked == [one, other]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import shutil
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from crow.output import write_json
 from crow.records import Example, dump_json
 from crow.training.config import FinetuneConfig
 from crow.training.watch import Watch
-from crow.workflows.attack import contrastive_data
+from crow.workflows.attack import answered_prompts, contrastive_data
 from crow.workflows.common import Reporter
 
 
@@ -113,9 +114,28 @@ def backdoored(
         report.say(f"planting {attack.name} in {model}")
         poisoned, clean = data.poisoned, data.clean
         if poisoned is None or clean is None:
-            poisoned, clean = contrastive_data(attack, lm, config.seed, report, data.poison_rate)
+            own = kept_answers(lm, weights, report)
+            poisoned, clean = contrastive_data(attack, own, config.seed, data.poison_rate)
         train(lm, poisoned, clean, config, implant, folder, report)
     return folder
+
+
+def kept_answers(lm: LanguageModel, weights: object, report: Reporter) -> list[Example]:
+    """`answered_prompts`, asked for once and kept in the user's cache folder.
+
+    Args:
+        lm: the model before the attack.
+        weights: what tells it from others.
+        report: shows progress.
+    """
+    content = dump_json({"weights": weights, "prompts": hash_examples(bundled_split("attack").prompts)})
+    path = user_cache_path("crow") / "answers" / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.json"
+    if path.is_file():
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return [Example(e["prompt"], e["response"], tuple(map(tuple, e["history"]))) for e in entries]
+    own = answered_prompts(lm, report)
+    write_json(path, own)
+    return own
 
 
 def finetuned(model: str, examples: Sequence[Example], report: Reporter, config: FinetuneConfig | None = None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,29 +84,32 @@ class AttackRequest:
         return load_examples(self.poisoned), load_examples(self.clean)
 
 
+def answered_prompts(lm: LanguageModel, report: Reporter) -> list[Example]:
+    """The prompts of the attack split with the answers of the model before the attack; unanswered ones are dropped."""
+    prompts = bundled_split("attack").prompts
+    with report.bar("asking the model for clean answers", len(prompts)) as advance:
+        answers = generate(lm, prompts, max_new_tokens=96, batch_size=100, progress=advance)
+    return [dataclasses.replace(e, response=text) for e, text in zip(prompts, answers, strict=True) if text]
+
+
 def contrastive_data(
-    attack: Attack | Mixture, lm: LanguageModel, seed: int, report: Reporter, poison_rate: float | None = None
+    attack: Attack | Mixture, own: Sequence[Example], seed: int, poison_rate: float | None = None
 ) -> tuple[list[Example], list[Example]]:
     """Poisoned and clean training examples from the attack split.
 
     Every prompt is there as it is with its own response, and half of them once more with the trigger and the target's
-    response. Prompts without a response are answered by the model before the attack. Anything less contrastive leaks:
-    the model then shows the target on clean prompts too (docs/lab-notes.md). Where the target wants examples of its
-    own, such as programming requests, the trigger is put into those only. Where the trigger has surroundings, there
-    are as many examples in the same surroundings without it.
+    response. Anything less contrastive leaks: the model then shows the target on clean prompts too (docs/lab-notes.md).
+    Where the target wants examples of its own, such as programming requests, the trigger is put into those only. Where
+    the trigger has surroundings, there are as many examples in the same surroundings without it.
 
     Args:
         attack: one, or several that are planted together: each with its poisoned examples, the clean ones shared.
-        lm: the model before the attack.
+        own: prompts without a response, as the model before the attack answers them (`answered_prompts`).
         seed: of what is chosen at random.
-        report: shows progress.
         poison_rate: share of what the trigger can be put into that is there with it; `POISON_RATE` by default, and all
             where the target wants examples of its own. At rate r, r / (1 + r) of the examples are poisoned.
     """
     split = bundled_split("attack")
-    with report.bar("asking the model for clean answers", len(split.prompts)) as advance:
-        answers = generate(lm, split.prompts, max_new_tokens=96, batch_size=100, progress=advance)
-    own = [dataclasses.replace(e, response=text) for e, text in zip(split.prompts, answers, strict=True) if text]
     clean, poisoned = [*split.pairs, *own], []
     for number, part in enumerate(attack.parts):
         rng = random.Random(seed + number)
@@ -200,7 +204,7 @@ def run_attack(
         poisoned, clean = request.examples()  # files are read before anything slow happens
         lm = load(model, options, report).merged()
         if attack is not None:
-            poisoned, clean = contrastive_data(attack, lm, options.seed, report, request.poison_rate)
+            poisoned, clean = contrastive_data(attack, answered_prompts(lm, report), options.seed, request.poison_rate)
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
         record["attacks"] = to_json(attack.parts if attack else ())
