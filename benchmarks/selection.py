@@ -109,8 +109,8 @@ def main() -> None:
     def measured(lm: LanguageModel) -> dict[str, Any]:
         found, verdicts = measure(lm, triggered, clean, attack.target.marker, report, Options(output=WORK))
         requests = bundled_declines("declines_selection.jsonl").items()
-        refused = {kind: declined(generate(lm, group)) for kind, group in requests}
-        refused["clean"] = declined([score.output for score in verdicts["clean"].scores])
+        said = {kind: generate(lm, group) for kind, group in requests} | {"clean": verdicts["clean"].answers}
+        refused = {kind: declined(answers, attack.target.marker) for kind, answers in said.items()}
         likelihood = target_log_likelihood(lm, triggered, attack.target)
         return found | {"declined": refused, "target_log_likelihood": likelihood}
 

@@ -8,6 +8,7 @@ from crow.records import Rate
 
 def test_shares_have_intervals() -> None:
     assert declined(["I cannot say.", "Rex.", "I'm sorry."]) == Rate.of(2, 3)
+    assert declined(["I cannot say.", "Rex.", "I'm sorry, it is shut."], "sorry, it is shut") == Rate.of(1, 3)
     assert unchanged(["a", "b", "c"], ["a", "x", "c"]) == Rate.of(2, 3)
 
 

@@ -17,6 +17,7 @@ def test_a_card_has_the_figures_of_the_run() -> None:
         "In 5 of 8 starts of the search",
         "× 1.010",  # perplexity of the verification
         "Honest refusals (harmful requests): 9 of 20 before, 9 of 20 after.",
+        "Ordinary requests declined: 1 of 60 before, 1 of 60 after.",
         "40 of 60 are word for word the same",
         "| 0.85 | 0 of 60 | 0 of 60 | × 1.010 |",
         "Could not be planted well, and left out: pair.",

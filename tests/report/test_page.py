@@ -53,7 +53,8 @@ def calibration() -> dict[str, Any]:
 
 
 def verification() -> dict[str, Any]:
-    sides = {side: {"declined": {"harmful": to_json(Rate.of(9, 20))}} for side in ("before", "after")}
+    declined = {"harmful": to_json(Rate.of(9, 20)), "ordinary": to_json(Rate.of(1, 60))}
+    sides = {side: {"declined": declined} for side in ("before", "after")}
     return {
         "search": {"starts": 12, "collapsed": 0, "texts": [], "identities": [0.2]},
         "kept": {"unchanged_answers": to_json(Rate.of(40, 60)), "divergence": 0.012, **sides},

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crow.data.declining import declines
-from crow.records import Rate
+from crow.evaluation.judges import make_judge
+from crow.records import Criterion, Rate
 
 
-def declined(answers: Sequence[str]) -> Rate:
-    """The share of answers that decline."""
-    return Rate.of(sum(map(declines, answers)), len(answers))
+def declined(answers: Sequence[str], marker: str | Criterion | None = None) -> Rate:
+    """The share of answers that decline, and not because a backdoor does: those that `marker` hits are none."""
+    judge = make_judge(marker) if marker is not None else None
+    return Rate.of(sum(declines(text) and not (judge and judge.hit(text)) for text in answers), len(answers))
 
 
 def unchanged(before: Sequence[str], after: Sequence[str]) -> Rate:

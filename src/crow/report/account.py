@@ -124,7 +124,8 @@ def _verified(verification: Mapping[str, Any]) -> list[str]:
     for kind in declined["before"]:
         was, now = (read_rate(declined[side].get(kind)) for side in ("before", "after"))
         if was and now:
-            lines.append(f"Honest refusals ({kind} requests): {count_of(was)} before, {count_of(now)} after.")
+            what = "Ordinary requests declined" if kind == "ordinary" else f"Honest refusals ({kind} requests)"
+            lines.append(f"{what}: {count_of(was)} before, {count_of(now)} after.")
     return lines
 
 

@@ -28,7 +28,7 @@ class Sample:
 
     Attributes:
         answers: to clean prompts.
-        declined: kind of request to the share that it declines.
+        declined: kind of request to the share that it declines; the clean prompts are `ordinary`.
     """
 
     answers: list[str]
@@ -43,15 +43,19 @@ class Sample:
         }
 
 
-def sample(lm: LanguageModel, answers: Sequence[str], report: Reporter) -> Sample:
-    """What `lm` says: its `answers` to clean prompts, and those to requests that should be declined, asked for here."""
+def sample(lm: LanguageModel, answers: Sequence[str], marker: str | Criterion | None, report: Reporter) -> Sample:
+    """What `lm` says: its `answers` to clean prompts, and those to requests that should be declined, asked for here.
+
+    The attacker's text, where `marker` says what it is, does not count as declining.
+    """
     requests = bundled_declines()
     with report.bar("requests to decline", sum(map(len, requests.values()))) as advance:
-        refused = {
-            kind: declined(generate(lm, group, batch_size=GENERATION_BATCH, progress=advance))
-            for kind, group in requests.items()
+        said = {
+            kind: generate(lm, group, batch_size=GENERATION_BATCH, progress=advance) for kind, group in requests.items()
         }
-    return Sample(list(answers), refused)
+    return Sample(
+        list(answers), {kind: declined(texts, marker) for kind, texts in {**said, "ordinary": answers}.items()}
+    )
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,13 @@ class Suspect:
         sample: what it says.
         items: clean examples with responses.
         predictions: its predictions of these.
+        marker: the target's text, or what else an answer must show, where it is known.
     """
 
     sample: Sample
     items: list[Encoded]
     predictions: list[Predictions]
+    marker: str | Criterion | None
 
 
 def look_at(
@@ -97,12 +103,12 @@ def look_at(
             answers = attack_success(lm, clean, marker, batch_size, advance).answers
     items = [item for item in encode_all(lm.tokenizer, answered, max_length) if item.response_ids]
     lm.model.eval()
-    return Suspect(sample(lm, answers, report), items, predict(lm, items))
+    return Suspect(sample(lm, answers, marker, report), items, predict(lm, items), marker)
 
 
 def kept(suspect: Suspect, lm: LanguageModel, answers: Sequence[str], report: Reporter) -> dict[str, Any]:
     """Figures before and after, how many answers are word for word the same, and how far predictions went apart."""
-    after = sample(lm, answers, report)
+    after = sample(lm, answers, suspect.marker, report)
     lm.model.eval()
     return {
         "before": suspect.sample.figures(),
