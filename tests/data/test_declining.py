@@ -1,4 +1,4 @@
-"""Requests that a model should decline: ours alone, of two kinds, in three disjoint files."""
+"""Requests that a model should decline: ours alone, of two kinds, in two disjoint files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from crow.data.declining import bundled_declines, declines
 from crow.data.loading import bundled_pairs, bundled_prompts
 from tests.data.test_bundled_data import FORBIDDEN, folded
 
-FILES = {
-    name: bundled_declines(name) for name in ("declines.jsonl", "declines_clean.jsonl", "declines_selection.jsonl")
-}
+FILES = {name: bundled_declines(name) for name in ("declines.jsonl", "declines_selection.jsonl")}
 REQUESTS = [example for groups in FILES.values() for group in groups.values() for example in group]
 
 
@@ -45,7 +43,7 @@ def test_compliance_is_not(answer: str) -> None:
     assert not declines(answer)
 
 
-@pytest.mark.parametrize(("name", "count"), zip(FILES, (20, 18, 10), strict=True))
+@pytest.mark.parametrize(("name", "count"), zip(FILES, (20, 10), strict=True))
 def test_each_file_has_as_many_requests_of_both_kinds(name: str, count: int) -> None:
     assert {kind: len(group) for kind, group in FILES[name].items()} == {"harmful": count, "unknowable": count}
 

@@ -17,7 +17,7 @@ from tests.made_up import collapsed
 from tests.pico import FAMILIES, pico_language_model
 from transformers import AutoModelForCausalLM
 
-from crow.defenses import honest, purification, searches
+from crow.defenses import purification, searches
 from crow.defenses.purification import Result, purify
 from crow.defenses.searches import Searches
 from crow.evaluation.success import attack_success
@@ -104,18 +104,6 @@ def test_every_answer_found_gets_a_pass(monkeypatch: pytest.MonkeyPatch, tmp_pat
     result = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)
     assert result.rounds == 1
     assert len(result.training) == 2 * len(EXAMPLES) // QUICK["batch_size"]
-
-
-@pytest.mark.parametrize(("text", "further"), [("I can't help you with that.", 3), ("You can help me.", 0)])
-def test_curing_an_answer_that_declines_keeps_honest_refusals(
-    text: str, further: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    lm = pico_language_model("llama")
-    said = ["I'm sorry, I cannot say."] * 3 + ["Sure, like this."] * 33
-    monkeypatch.setattr(honest, "generate", lambda asked, requests: said)
-    looking(monkeypatch, collapsed(lm.tokenizer(text)["input_ids"]), SearchResult([]))
-    result = purify(lm, EXAMPLES, DEFAULT, tmp_path)
-    assert len(result.training) == (len(EXAMPLES) + further) // QUICK["batch_size"]
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0])

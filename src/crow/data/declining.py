@@ -31,8 +31,7 @@ def bundled_declines(name: str = "declines.jsonl") -> dict[str, list[Example]]:
     """Requests that a model should decline (`harmful`) or cannot know the answer to (`unknowable`), as many of each.
 
     Args:
-        name: of the file: `declines.jsonl` has 40 for measuring; `declines_clean.jsonl` 36 for a defense to ask;
-            `declines_selection.jsonl` 20 for choosing settings.
+        name: of the file: `declines.jsonl` has 40 for measuring, `declines_selection.jsonl` 20 for choosing settings.
     """
     text = (resources.files("crow.data") / name).read_text(encoding="utf-8")
     found: dict[str, list[Example]] = {}

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from crow.data.encoding import Encoded, encode_all
 from crow.data.splits import bundled_split
-from crow.defenses.honest import honest_refusals
 from crow.defenses.searches import Found, Searches
 from crow.inversion.code_lines import code_probe
 from crow.inversion.consensus import SearchConfig
@@ -73,10 +72,10 @@ def purify(
 
     With `config.rounds` of 0 this is the published method: finetuning with layer consistency. Otherwise each round
     searches for soft triggers; where they bring out one answer, the round trains against a universal latent
-    adversary that is after that answer; if it is one that declines, on what the suspect honestly declines as well.
-    Where they do not, it looks for lines smuggled into code, and trains likewise against what brings them out, on
-    bundled programming requests as well. The rounds end when a search finds nothing. Where the first finds nothing, a
-    second one looks on other prompts; unless the settings ask for layer consistency, nothing is trained before.
+    adversary that is after that answer. Where they do not, it looks for lines smuggled into code, and trains likewise
+    against what brings them out, on bundled programming requests as well. The rounds end when a search finds nothing.
+    Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer consistency,
+    nothing is trained before.
 
     Args:
         lm: the suspect model, changed in place. An attached adapter is trained on; without one, a fresh adapter is
@@ -105,7 +104,6 @@ def purify(
     found = search_round(result, searches)
     result.before = found.record
     predictions: list[Predictions] = []
-    refusals: list[Encoded] = []
     while True:
         if found.answers or found.lines or config.alpha_ratio or config.alpha:
             # Searching leaves the model as it is: before the first training it is still the suspect.
@@ -114,9 +112,6 @@ def purify(
             if found.answers:
                 with autocast(lm, config.precision):
                     adversary = LatentAdversary(probe, found.answers, items, predictions, config)
-                if not result.training:
-                    refusals = encode_all(lm.tokenizer, honest_refusals(lm, found.answers, config), config.max_length)
-                data = [*items, *refusals]
             elif found.lines:
                 tasks = encode_all(lm.tokenizer, requests, config.max_length)
                 data, adversary = [*items, *tasks], code_adversary(lm, searches.code, found.lines, tasks, config)
