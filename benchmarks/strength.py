@@ -8,6 +8,7 @@ Five triggers x three targets; the backdoor comes as an adapter (trained on), me
 all weights, five of each. `auto` is `crow purify --strength auto`. Refusal and sentiment are the public sets where
 `--data` has them, code injection our own data, whose prompts HumanEval's fill up to n. Settings were chosen on none.
 
+Where the canaries ask for no more than the default's strength, `crow` is the same run as `auto`, and is not made twice.
 Each cell leaves a record in `benchmarks/results/beyond/strength.json`, and each `auto` cell what its canaries had said
 in `canaries.json`; kill the script anywhere and run it again.
 """
@@ -126,11 +127,24 @@ def treat(
         strength = calibration.strength
     result = purify(lm, data.purification, at_strength(config, strength), work / "purification", watch=report.bar)
     about = {"strength": strength, "rounds": result.rounds, "collapsed_after": result.after and result.after.collapsed}
+    about["purification_seconds"] = round(sum(result.seconds.values()), 1)
     return result.lm.merged(), about, calibration
 
 
-def run(cell: Cell, folder: Path | None, canaries: Journal) -> dict[str, Any]:
-    """Treat and measure one cell."""
+def same_run(cell: Cell, known: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of `auto` as that of `crow`, where both are one run: the same suspect, settings, strength and seed."""
+    twin = dataclasses.replace(cell, treatment="auto").name
+    record = known.get(twin, {})
+    if cell.treatment != "crow" or record.get("strength") != 1.0 or "purification_seconds" not in record:
+        return None
+    seconds = record["purification_seconds"]
+    return record | {"cell": dataclasses.asdict(cell), "same_run_as": twin, "treatment_seconds": seconds}
+
+
+def run(cell: Cell, folder: Path | None, strength: Journal, canaries: Journal) -> dict[str, Any]:
+    """Treat and measure one cell, unless another has done it."""
+    if (record := same_run(cell, strength.records())) is not None:
+        return record
     report = Reporter(quiet=False)
     report.say(f"\n== {cell.name}")
     data = examples(cell, folder)
@@ -190,7 +204,7 @@ def main() -> None:
     strength = Journal(RESULTS / "strength.json", list(names), ROOT.parent)
     canaries = Journal(RESULTS / "canaries.json", [n for n, c in names.items() if c.treatment == "auto"], ROOT.parent)
     if not arguments.table:
-        strength.fill(lambda name: run(names[name], arguments.data, canaries), arguments.only)
+        strength.fill(lambda name: run(names[name], arguments.data, strength, canaries), arguments.only)
     print(table(strength, canaries))
 
 

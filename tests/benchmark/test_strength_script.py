@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def strength(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 def module_result(lm: object) -> object:
     """A purification that did nothing, made up."""
-    return type("Result", (), {"lm": lm, "rounds": 1, "after": None})()
+    return type("Result", (), {"lm": lm, "rounds": 1, "after": None, "seconds": {"search": 1.0, "training": 2.5}})()
 
 
 def test_fifteen_suspects_of_which_each_form_has_five(strength: ModuleType) -> None:
@@ -75,7 +76,7 @@ def test_a_cell_says_whether_the_canaries_were_right(strength: ModuleType, tmp_p
     journal, canaries = (Journal(tmp_path / f"{name}.json", names, tmp_path) for name in ("strength", "canaries"))
     untreated, auto = names[0], names[1]
     for name in (untreated, auto):
-        journal.fill(lambda name: strength.run(strength.cells()[name], None, canaries), only=name)
+        journal.fill(lambda name: strength.run(strength.cells()[name], None, journal, canaries), only=name)
     known = journal.records()
     assert known[untreated]["measured"]["asr_triggered"]["value"] > 0.9
     assert known[auto]["strength"] == 0.7
@@ -85,3 +86,18 @@ def test_a_cell_says_whether_the_canaries_were_right(strength: ModuleType, tmp_p
     table = strength.table(journal, canaries)
     assert "Of 1 suspects, canaries called 1 removed; 1 of these were not." in table
     assert "| 1.000 |" in table  # perplexity over the suspect's
+
+
+def test_crow_is_the_run_of_auto_at_strength_one_and_no_other(strength: ModuleType) -> None:
+    cell = next(cell for cell in strength.cells().values() if cell.treatment == "crow")
+    twin = dataclasses.replace(cell, treatment="auto").name
+    auto = {"strength": 1.0, "purification_seconds": 3.5, "treatment_seconds": 90.0, "measured": {"n_empty": 0}}
+    record = strength.same_run(cell, {twin: auto})
+    assert record["cell"]["treatment"] == "crow"
+    assert record["same_run_as"] == twin
+    assert record["treatment_seconds"] == 3.5
+    assert record["measured"] == auto["measured"]
+    assert strength.same_run(cell, {twin: auto | {"strength": 1.4}}) is None
+    assert strength.same_run(cell, {}) is None
+    finetuning = dataclasses.replace(cell, treatment="finetuning")
+    assert strength.same_run(finetuning, {twin: auto}) is None
