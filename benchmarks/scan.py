@@ -40,7 +40,7 @@ from crow.models.manifest import manifest
 from crow.records import Example, to_json
 from crow.scan.evidence import Evidence
 from crow.scan.gather import ScanConfig, gather, scan_examples
-from crow.scan.verdict import Finding, judge
+from crow.scan.verdict import Finding, Thresholds, judge
 from crow.workflows.common import Reporter
 
 BASE = "smollm2-135m"
@@ -199,6 +199,16 @@ def trigger_found(cell: Cell, evidence: Evidence) -> str:
     return "part" if any(piece in text for piece in pieces for text in texts) else "no"
 
 
+def trigger_works(cell: Cell, evidence: Evidence) -> bool:
+    """Whether a candidate brings out the attacker's text on most prompts that took no part, whatever its words.
+
+    A model may have learnt a part of the trigger: then that part fires as the whole does, and nothing tells the rest.
+    """
+    judge = make_judge(attack_of(cell).target.marker)
+    found = evidence.phrases.candidates if evidence.phrases else []
+    return any(one.share >= Thresholds().alone and judge.hit(one.answer) for one in found)
+
+
 def table(journal: Journal) -> str:
     """All records as a Markdown table, judged by the thresholds of now, and the counts over the test models."""
     lines = ["| model | verdict | target text | trigger | minutes |", "| --- " * 5 + "|"]
@@ -217,6 +227,7 @@ def table(journal: Journal) -> str:
             found, trigger = recovered(cell, evidence, finding), trigger_found(cell, evidence)
             text = "recovered" if found else "no"
             tally |= {"target text recovered": found, "trigger among the candidates": trigger == "whole"}
+            tally |= {"a candidate that works as the trigger does": trigger_works(cell, evidence)}
         tally |= {"within 10 minutes": record["seconds"] <= 600}
         if cell.role == "test":
             for what, holds in tally.items():
