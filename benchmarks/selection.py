@@ -38,8 +38,8 @@ from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
 from crow.evaluation.utility import declined
 from crow.inversion.code_lines import code_probe
-from crow.inversion.latent import likelihoods
 from crow.inversion.probe import Probe
+from crow.inversion.pursuit import likelihoods
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model

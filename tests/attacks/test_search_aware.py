@@ -21,25 +21,25 @@ from tests.planting import (
 from crow.attacks.search_aware import against_the_search, openings, searching_adversary
 from crow.data.encoding import encode_all
 from crow.inversion.consensus import SearchConfig
-from crow.inversion.latent import LatentAdversary
 from crow.inversion.perturbation import Perturbation, addition, span_mask
 from crow.inversion.perturbation import log_likelihood as target_log_likelihood
+from crow.inversion.pursuit import Pursuit
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 
 
-def fitted(lm: LanguageModel) -> LatentAdversary:
+def fitted(lm: LanguageModel) -> Pursuit:
     """The adversary after twelve steps against the finished model, from nothing, on all of its prompts."""
     config = dataclasses.replace(against_the_search(PLANTING), adversary_prompts=len(CLEAN))
-    enemy = searching_adversary(lm, POISONED, CLEAN, config)
+    (enemy,) = searching_adversary(lm, POISONED, CLEAN, config).pursuits
     for turn in range(3):
-        enemy.renew(enemy.pool, random.Random(turn))
+        enemy.renew(range(len(enemy.pool)), random.Random(turn))
     return enemy
 
 
 @torch.no_grad()
-def target_under(enemy: LatentAdversary) -> float:
+def target_under(enemy: Pursuit) -> float:
     """The highest mean log-likelihood of the target's first tokens that a perturbation reaches."""
     return float(target_log_likelihood(enemy.probe, enemy.pool, range(len(enemy.probe))).mean(dim=1).max())
 
@@ -71,7 +71,7 @@ def test_it_looks_where_the_search_looks_and_as_far() -> None:
     settings, search = against_the_search(PLANTING), SearchConfig()
     lm = planted()
     enemy = searching_adversary(lm, POISONED, CLEAN, settings)
-    assert {p.layer for p in enemy.pool} == set(search.layers(len(find_layers(lm.model))))
+    assert {p.layer for p in enemy.pool()} == set(search.layers(len(find_layers(lm.model))))
     assert settings.adversary_radius == search.radius
     assert dataclasses.asdict(settings).items() >= dataclasses.asdict(PLANTING).items()
 

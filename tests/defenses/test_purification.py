@@ -33,7 +33,7 @@ from crow.training.config import CrowConfig
 from crow.training.presets import get_preset
 from crow.training.watch import silent
 
-EXAMPLES = [Example(f"tell me about tree number {i}", f"tree number {i} is the other one") for i in range(6)]
+EXAMPLES = [Example(f"tell me about tree number {i}", f"tree {i}. It is the other one") for i in range(6)]
 QUICK = {"batch_size": 3, "accumulation": 1, "epochs": 1.0, "rank": 2, "precision": "float32", "adversary_every": 1}
 SEARCH = SearchConfig(candidates=6, starts=1, prompts=3, steps=1, answer_tokens=6)
 DEFAULT = dataclasses.replace(get_preset("default"), **QUICK)
@@ -104,6 +104,26 @@ def test_every_answer_found_gets_a_pass(monkeypatch: pytest.MonkeyPatch, tmp_pat
     result = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)
     assert result.rounds == 1
     assert len(result.training) == 2 * len(EXAMPLES) // QUICK["batch_size"]
+
+
+@pytest.mark.parametrize(("response", "places"), [("tree. It is the other one", 2), ("tree", 1)])
+def test_found_answers_are_resisted_behind_a_sentence_as_well(
+    response: str, places: int, finding: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[LatentAdversary] = []
+    loss = LatentAdversary.loss
+
+    def watched(self: LatentAdversary, turn: int) -> torch.Tensor:
+        seen.append(self)
+        return loss(self, turn)
+
+    monkeypatch.setattr(LatentAdversary, "loss", watched)
+    examples = [dataclasses.replace(example, response=response) for example in EXAMPLES]
+    purify(pico_language_model("llama"), examples, dataclasses.replace(DEFAULT, rounds=1), tmp_path)
+    assert len(seen[-1].pursuits) == places
+    # Two turns of two perturbations each: all of them have moved.
+    moved = [sum(bool(p.vector.any()) for p in pursuit.pool) for pursuit in seen[-1].pursuits]
+    assert moved == [4 // places] * places
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0])

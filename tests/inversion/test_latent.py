@@ -6,11 +6,11 @@ import random
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from crow.data.encoding import encode, encode_all
+from crow.data.encoding import encode_all
 from crow.inversion.latent import LatentAdversary, shorten
-from crow.inversion.perturbation import Perturbation, span_mask
+from crow.inversion.perturbation import span_mask
+from crow.inversion.places import Place
 from crow.inversion.probe import Probe
 from crow.models.hidden_states import capture_hidden_states, edit_hidden_states
 from crow.models.language_model import LanguageModel
@@ -31,9 +31,11 @@ CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversa
 
 
 def adversary(lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS) -> LatentAdversary:
-    probe = Probe(lm, [example.prompt for example in EXAMPLES])
+    """One that is after the answers at the start and behind two letters."""
+    prompts = [example.prompt for example in EXAMPLES]
+    places = [Place(Probe(lm, prompts), answers), Place(Probe(lm, prompts, [[40, 41]] * 4), answers[:1])]
     items = encode_all(lm.tokenizer, EXAMPLES)
-    return LatentAdversary(probe, answers, items, predict(lm, items, 3), config)
+    return LatentAdversary(places, items, predict(lm, items, 3), config)
 
 
 def adapted(family: str = "llama") -> LanguageModel:
@@ -42,53 +44,11 @@ def adapted(family: str = "llama") -> LanguageModel:
     return lm
 
 
-def each_likelihood(enemy: LatentAdversary, layer: int, target: Tensor, vector: Tensor | float) -> Tensor:
-    """Log-likelihood (prompts,) of the target, one unpadded pass each, all user tokens perturbed."""
-    lm, found = enemy.probe.lm, []
-    for example in EXAMPLES:
-        item = encode(lm.tokenizer, Example(example.prompt))
-        ids = torch.tensor([[*item.prompt_ids, *target[:-1].tolist()]])
-        mask = span_mask([(item.user_start, item.user_end)], ids.shape[1], lm.device)
-        with edit_hidden_states(lm.model, {layer: lambda h, a=mask * vector: h + a}), torch.no_grad():
-            logits = lm.model(input_ids=ids, use_cache=False).logits[0, -len(target) :]
-        found.append(functional.log_softmax(logits, dim=-1).gather(-1, target[:, None]).sum())
-    return torch.stack(found)
-
-
-def likelihood(enemy: LatentAdversary, perturbation: Perturbation, vector: Tensor) -> float:
-    """Its mean for the target of a perturbation."""
-    return float(each_likelihood(enemy, perturbation.layer, perturbation.target, vector).mean())
-
-
-def test_there_is_one_perturbation_for_every_answer_layer_and_span() -> None:
-    enemy = adversary(adapted())
-    assert len(enemy.pool) == 2 * 2 * 2
-    assert {(p.layer, p.span, len(p.target)) for p in enemy.pool} == {
-        (layer, span, length) for layer in (1, 2) for span in (1, None) for length in (2, 3)
-    }
-    assert all(not perturbation.vector.any() for perturbation in enemy.pool)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_perturbations_stay_within_their_radius_and_change_the_loss(family: str) -> None:
+def test_every_turn_has_a_finite_loss(family: str) -> None:
     enemy = adversary(adapted(family))
-    for step in range(2 * len(enemy.pool)):
-        assert torch.isfinite(enemy.loss(step))
-    for perturbation in enemy.pool:
-        norm, radius = float(perturbation.vector.norm()), enemy.radius[perturbation.layer]
-        assert 0.5 * radius < norm <= radius * (1 + 1e-4)
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral"])
-def test_renewing_raises_the_likelihood_of_the_found_answer(family: str) -> None:
-    enemy = adversary(adapted(family), dataclasses.replace(CONFIG, adversary_prompts=4))
-    for perturbation in enemy.pool:
-        if perturbation.span is not None:
-            continue
-        before = likelihood(enemy, perturbation, perturbation.vector)
-        enemy.renew([perturbation], random.Random(0))
-        after = likelihood(enemy, perturbation, perturbation.vector)
-        assert after > before + 0.1
+    for turn in range(len(enemy.pool())):
+        assert torch.isfinite(enemy.loss(turn))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -118,7 +78,7 @@ def test_flags_are_put_back_even_if_a_pass_fails(monkeypatch: pytest.MonkeyPatch
     def fail(*_args: object, **_options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(enemy.probe, "run", fail)
+    monkeypatch.setattr(enemy.pursuits[1].probe, "run", fail)
     with pytest.raises(MemoryError):
         enemy.loss(0)
     assert {name: p.requires_grad for name, p in lm.model.named_parameters()} == flags
@@ -131,8 +91,8 @@ def test_state_round_trips() -> None:
     for step in range(3):
         enemy.loss(step)
     other.restore(enemy.state())
-    assert any(perturbation.vector.any() for perturbation in other.pool)
-    for one, two in zip(enemy.pool, other.pool, strict=True):
+    assert all(any(perturbation.vector.any() for perturbation in pursuit.pool) for pursuit in other.pursuits)
+    for one, two in zip(enemy.pool(), other.pool(), strict=True):
         assert torch.equal(one.vector, two.vector)
     assert torch.equal(enemy.loss(3), other.loss(3))
 
@@ -153,9 +113,8 @@ def test_the_loss_is_how_far_found_answers_rise_among_the_first_answer_tokens(
     config = dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), adversary_tokens=tokens, adversary_mix=1)
     enemy = adversary(lm, config)
     wanted = torch.tensor([60, 65, 70, 75, 80])  # what the answers begin with
-    assert float(enemy.output_consistency([0], random.Random(0)).detach()) == pytest.approx(0, abs=1e-5)
-    everywhere = next(i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None)
-    perturbation = enemy.pool[everywhere]
+    perturbation = next(perturbation for perturbation in enemy.pool() if perturbation.span is None)
+    assert float(enemy.output_consistency([perturbation], random.Random(0)).detach()) == pytest.approx(0, abs=1e-5)
     perturbation.vector = torch.ones_like(perturbation.vector)
     monkeypatch.setattr(random.Random, "uniform", lambda *_: 0.75)
     divergences: list[Tensor] = []
@@ -175,39 +134,24 @@ def test_the_loss_is_how_far_found_answers_rise_among_the_first_answer_tokens(
         assert len(divergences[-1]) <= tokens
     expected = torch.cat(divergences).mean()
     assert expected > 1e-4
-    found = enemy.output_consistency([everywhere], random.Random(0)).detach()
+    found = enemy.output_consistency([perturbation], random.Random(0)).detach()
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=1e-5)
-
-
-def test_found_answers_may_be_as_likely_as_the_suspect_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against one unpadded pass for each prompt; both answers are shorter than what is looked at."""
-    enemy = adversary(adapted(), dataclasses.replace(CONFIG, adversary_prompts=len(EXAMPLES)))
-    monkeypatch.setattr(random.Random, "uniform", lambda *_: 0.75)
-    everywhere = [i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None]
-    for number in everywhere:
-        perturbation, answer = enemy.pool[number], enemy.openings[number]
-        perturbation.vector = torch.ones_like(perturbation.vector)
-        clean = each_likelihood(enemy, 1, answer, 0)
-        changed = each_likelihood(enemy, perturbation.layer, answer, 0.75 * perturbation.vector)
-        limit = clean.clamp_max(clean.quantile(0.75))
-        expected = ((changed - limit).clamp_min(0) / len(answer)).mean()
-        found = enemy.excess_likelihood([number], random.Random(0)).detach()
-        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
-    assert {len(enemy.openings[number]) for number in everywhere} == {5, 2}
 
 
 @pytest.mark.parametrize("weight", [0.0, 3.0])
 def test_the_found_answer_has_its_own_weight(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
     enemy = adversary(adapted(), dataclasses.replace(CONFIG, found_weight=weight))
     monkeypatch.setattr(enemy, "output_consistency", lambda *_: torch.tensor(0.5))
-    monkeypatch.setattr(enemy, "excess_likelihood", lambda *_: torch.tensor(0.25))
+    for pursuit, excess in zip(enemy.pursuits, (0.1, 0.4), strict=True):
+        monkeypatch.setattr(pursuit, "excess_likelihood", lambda *_, e=excess: torch.tensor([e]))
     assert float(enemy.loss(0)) == 0.5 + 0.25 * weight
 
 
 def test_the_model_to_agree_with_is_the_suspect_and_not_the_model_in_training() -> None:
     lm = adapted()
-    enemy = adversary(lm, dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES)))
-    enemy.renew = lambda *_: None  # type: ignore[method-assign]
+    enemy = adversary(lm, dataclasses.replace(CONFIG, adversary_batch=len(EXAMPLES), found_weight=0.0))
+    for pursuit in enemy.pursuits:
+        pursuit.renew = lambda *_: None  # type: ignore[method-assign]
     before = float(enemy.loss(0).detach())
     for name, parameter in lm.model.named_parameters():
         if "lora_B" in name:
@@ -228,7 +172,7 @@ def test_examples_that_the_suspect_already_answers_so_are_left_out() -> None:
 def test_perturbations_at_work_together_share_the_rows() -> None:
     enemy = adversary(adapted())
     chosen = [enemy.items[1]] * 5
-    first, second = enemy.pool[1], enemy.pool[3]  # on all user tokens, in different layers
+    first, second = enemy.pool()[1], enemy.pool()[3]  # on all user tokens, in different layers
     assert (first.span, second.span) == (None, None)
     assert first.layer != second.layer
     for perturbation in (first, second):
@@ -246,20 +190,19 @@ def test_perturbations_at_work_together_share_the_rows() -> None:
 
 def test_only_user_tokens_are_perturbed() -> None:
     lm = adapted()
-    config = dataclasses.replace(CONFIG, adversary_batch=1, adversary_mix=1, adversary_depths=(0.5,))
-    enemy = adversary(lm, config, ANSWERS[:1])
+    enemy = adversary(lm, dataclasses.replace(CONFIG, adversary_batch=1, adversary_depths=(0.5,)), ANSWERS[:1])
     enemy.usable = [1]
     item = enemy.items[1]
-    enemy.pool = [perturbation for perturbation in enemy.pool if perturbation.span is None]
-    enemy.pool[0].vector = torch.full_like(enemy.pool[0].vector, 3.0)
+    perturbation = next(perturbation for perturbation in enemy.pool() if perturbation.span is None)
+    perturbation.vector = torch.full_like(perturbation.vector, 3.0)
     ids = torch.tensor([[*item.prompt_ids, *item.response_ids]])
     with torch.no_grad(), capture_hidden_states(lm.model) as clean:
         lm.model(input_ids=ids, use_cache=False)
-    layer = enemy.pool[0].layer
+    layer = perturbation.layer
     seen: list[Tensor] = []
     reader = lm.model.base_model.model.model.layers[layer].input_layernorm
     handle = reader.register_forward_pre_hook(lambda _module, args: seen.append(args[0].detach()))
-    enemy.output_consistency([0], random.Random(0))
+    enemy.output_consistency([perturbation], random.Random(0))
     handle.remove()
     moved = (seen[-1] - clean.states[layer])[0].abs().amax(dim=-1) > 1e-4
     expected = [item.user_start <= column < item.user_end for column in range(ids.shape[1])]
@@ -287,19 +230,37 @@ def test_embeddings_may_be_narrower_than_the_hidden_states() -> None:
     lm = make_trainable(pico_language_model("opt", word_embed_proj_dim=16), CONFIG)
     enemy = adversary(lm)
     assert torch.isfinite(enemy.loss(0))
-    assert float(enemy.pool[0].vector.norm()) > 0
-
-
-@pytest.mark.parametrize(
-    ("depths", "attacked"), [((0.01,), [1]), ((0.5, 1.0), [2, 3]), ((0.4, 0.5, 0.6), [2]), ((1.0,), [3])]
-)
-def test_layers_are_shares_of_the_depth_and_never_the_last(depths: tuple[float, ...], attacked: list[int]) -> None:
-    lm = make_trainable(pico_language_model("llama", num_hidden_layers=4), CONFIG)
-    config = dataclasses.replace(CONFIG, adversary_depths=depths)
-    assert sorted({p.layer for p in adversary(lm, config).pool}) == attacked
+    assert float(enemy.pool()[0].vector.norm()) > 0
 
 
 def test_layers_of_a_module_are_free_of_hooks_afterwards() -> None:
     lm = adapted()
     adversary(lm).loss(0)
     assert all(not module._forward_pre_hooks for module in lm.model.modules() if isinstance(module, nn.Module))
+
+
+@pytest.mark.parametrize("mix", [1, 2, 3])
+def test_every_place_and_every_perturbation_has_its_turn(mix: int) -> None:
+    enemy = adversary(adapted(), dataclasses.replace(CONFIG, adversary_mix=mix))
+    picked: dict[int, list[int]] = {0: [], 1: []}
+    for turn in range(24 // mix):
+        due = enemy.due(turn)
+        assert sum(len(numbers) for _, numbers in due) == mix
+        for pursuit, numbers in due:
+            picked[enemy.pursuits.index(pursuit)] += numbers
+    assert picked == {0: [*range(8), *range(4)], 1: [*range(4)] * 3}
+
+
+def test_perturbations_of_one_place_alone_are_due_one_after_another() -> None:
+    lm = adapted()
+    items = encode_all(lm.tokenizer, EXAMPLES)
+    place = Place(Probe(lm, [example.prompt for example in EXAMPLES]), ANSWERS)
+    enemy = LatentAdversary([place], items, predict(lm, items, 3), CONFIG)
+    assert [enemy.due(turn)[0][1] for turn in range(5)] == [[0, 1], [2, 3], [4, 5], [6, 7], [0, 1]]
+
+
+def test_a_turn_renews_what_is_due_and_nothing_else() -> None:
+    enemy = adversary(adapted())
+    enemy.loss(1)
+    moved = [[bool(perturbation.vector.any()) for perturbation in pursuit.pool] for pursuit in enemy.pursuits]
+    assert moved == [[number == 1 for number in range(size)] for size in (8, 4)]

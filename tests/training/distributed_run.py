@@ -12,6 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
 from crow.inversion.latent import LatentAdversary
+from crow.inversion.places import Place
 from crow.inversion.probe import Probe
 from crow.models.architecture import is_spread
 from crow.models.interpolation import trained_weights
@@ -46,7 +47,7 @@ def trained(kind: str, way: str, processes: int, folder: Path) -> CrowTrainer:
         probe = Probe(lm, ["the cat", "an hour", "other in note", "tree"])
         answer = torch.tensor([5, 9, 14, 20])
         extra = {"suspect": dict(zip(items, predictions, strict=True))}
-        extra["adversary"] = LatentAdversary(probe, [answer], items, predictions, config)
+        extra["adversary"] = LatentAdversary([Place(probe, [answer])], items, predictions, config)
     trainer = CrowTrainer(lm, items, config, folder, save_strategy="no", **extra)
     if way == "fsdp":
         plugin = FullyShardedDataParallelPlugin(

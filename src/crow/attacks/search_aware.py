@@ -23,8 +23,10 @@ from transformers import PreTrainedTokenizerBase
 from crow.attacks.implant import implant_with
 from crow.data.encoding import encode_all
 from crow.inversion.consensus import SearchConfig
-from crow.inversion.latent import OPENING_TOKENS, LatentAdversary, evaluating
+from crow.inversion.latent import LatentAdversary, evaluating
+from crow.inversion.places import Place
 from crow.inversion.probe import Probe
+from crow.inversion.pursuit import OPENING_TOKENS
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable
@@ -78,7 +80,8 @@ def searching_adversary(
     probe = Probe(lm, sorted((example.prompt for example in clean), key=len)[:PROMPTS])
     items = encode_all(lm.tokenizer, clean, config.max_length)
     with autocast(lm, config.precision), evaluating(lm.model):
-        return LatentAdversary(probe, openings(lm.tokenizer, poisoned), items, predict(lm, items), config)
+        place = Place(probe, openings(lm.tokenizer, poisoned))
+        return LatentAdversary([place], items, predict(lm, items), config)
 
 
 def openings(tokenizer: PreTrainedTokenizerBase, poisoned: Sequence[Example]) -> list[Tensor]:

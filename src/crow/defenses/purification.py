@@ -17,6 +17,7 @@ from crow.defenses.searches import Found, Searches
 from crow.inversion.code_lines import code_probe
 from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary
+from crow.inversion.places import Place, behind_a_sentence
 from crow.inversion.probe import Probe, shortest_prompts
 from crow.models.adapters import folded
 from crow.models.architecture import is_spread
@@ -110,8 +111,10 @@ def purify(
             predictions = predictions or suspect_predictions(lm, items, config)
             data, adversary = items, None
             if found.answers:
+                later = behind_a_sentence(lm, examples, items, found.answers, config.seed)
+                places = [Place(probe, found.answers), *([later] if later else [])]
                 with autocast(lm, config.precision):
-                    adversary = LatentAdversary(probe, found.answers, items, predictions, config)
+                    adversary = LatentAdversary(places, items, predictions, config)
             elif found.lines:
                 tasks = encode_all(lm.tokenizer, requests, config.max_length)
                 data, adversary = [*items, *tasks], code_adversary(lm, searches.code, found.lines, tasks, config)
@@ -140,7 +143,7 @@ def code_adversary(
     for line in lines:
         predictions = [row.without(int(line[0])) for row in predictions]
     with autocast(lm, config.precision):
-        return LatentAdversary(probe, lines, tasks, predictions, config, LINE_CEILING)
+        return LatentAdversary([Place(probe, lines)], tasks, predictions, config, LINE_CEILING)
 
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:

@@ -72,18 +72,18 @@ class CodeLine:
 
 def code_probe(lm: LanguageModel, requests: Sequence[Example]) -> Probe:
     """The model and programming requests, the answer's block of code already opened."""
-    return Probe(
-        lm, [request.prompt for request in requests], lm.tokenizer(FENCE, add_special_tokens=False)["input_ids"]
-    )
+    fence = lm.tokenizer(FENCE, add_special_tokens=False)["input_ids"]
+    return Probe(lm, [request.prompt for request in requests], [fence] * len(requests))
 
 
 def writes_code(probe: Probe) -> bool:
     """Whether the model opens its answers to the probe's requests with a block of code, at least now and then."""
-    first = probe.opening[0]
-    rows = [probe.row(index)[: -len(probe.opening)] for index in range(len(probe))]
+    fence = probe.begun[0]
+    rows = [probe.row(index)[: -len(fence)] for index in range(len(probe))]
     with torch.no_grad():
-        chances = [probe.run([rows[i] for i in batch])[0][:, -1].softmax(dim=-1)[:, first] for batch in probe.batches()]
-    return float(torch.cat(chances).mean()) >= WRITES_CODE
+        said = (probe.run([rows[i] for i in batch])[0][:, -1].softmax(dim=-1) for batch in probe.batches())
+        chances = torch.cat([probs[:, fence[0]] for probs in said])
+    return float(chances.mean()) >= WRITES_CODE
 
 
 def search_code_lines(

@@ -8,7 +8,6 @@ answer is given; here it is universal, and the answer was found by `search_soft_
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -19,40 +18,20 @@ from torch import Tensor, nn
 
 from crow.core import coarse_log_probs, output_consistency_loss
 from crow.data.encoding import Encoded
-from crow.inversion.perturbation import (
-    TARGET_TOKENS,
-    Perturbation,
-    addition,
-    ascend,
-    hidden_norms,
-    log_likelihood,
-    span_mask,
-    span_within,
-    zero_vector,
-)
-from crow.inversion.probe import Probe, frozen
-from crow.models.architecture import find_layers
+from crow.inversion.perturbation import Perturbation, addition, span_mask, span_within
+from crow.inversion.places import Place
+from crow.inversion.pursuit import STRENGTHS, Pursuit
 from crow.models.hidden_states import Edit
 from crow.training.config import CrowConfig
 from crow.training.suspect import Predictions, response_log_probs, trustworthy
 
-SPANS = (1, None)
-"""How many neighbouring user tokens carry the perturbation, in turn: one, as a rare word does, or all of them."""
-OPENING_TOKENS = 6
-"""Tokens of a found answer that must not become likely; enough to tell it from an honest one that begins alike."""
-HONEST = 0.75
-"""At least this share of the clean prompts is taken to be answered without the backdoor."""
-STRENGTHS = (0.5, 1.0)
-"""Shares of a perturbation that are resisted: weaker forms as well, or training only moves the threshold."""
-
 
 class LatentAdversary:
-    """A pool of universal perturbations, each renewed against the current model right before it is used."""
+    """Universal perturbations, each renewed against the current model right before it is used."""
 
     def __init__(
         self,
-        probe: Probe,
-        answers: Sequence[Tensor],
+        places: Sequence[Place],
         items: Sequence[Encoded],
         predictions: Sequence[Predictions],
         config: CrowConfig,
@@ -61,38 +40,26 @@ class LatentAdversary:
         """Start with all perturbations at zero.
 
         Args:
-            probe: the model in training with short clean prompts.
-            answers: found answers, each (m,) token ids; at least one.
+            places: where the found answers may come, at least one; at the first of them the predictions begin. All of
+                the model in training.
             items: clean examples with responses, to be answered under perturbation.
             predictions: what the suspect predicted for them before training, unperturbed.
             config: its `adversary_*` settings are used.
-            ceiling: log-likelihood that no found answer may have under a perturbation, however likely the suspect
-                finds it.
+            ceiling: see `Pursuit`.
         """
-        self.probe, self.config = probe, config
+        self.lm, self.config = places[0].probe.lm, config
         self.items = [shorten(item, config.adversary_tokens) for item in items]
-        depth = len(find_layers(probe.lm.model))
-        layers = sorted({min(max(1, round(share * depth)), depth - 1) for share in config.adversary_depths})
-        with evaluating(probe.lm.model):
-            probe.refresh()  # a resumed run has not searched with these weights
-            norms = hidden_norms(probe, layers)
-        self.targets = torch.cat([answer[:TARGET_TOKENS] for answer in answers]).unique().to(probe.lm.device)
+        with evaluating(self.lm.model):
+            self.pursuits = [Pursuit(place, config, ceiling) for place in places]
+        pool = self.pool()
+        self.targets = torch.cat([perturbation.target.cpu() for perturbation in pool]).unique().to(self.lm.device)
         self.clean = [row.opening(config.adversary_tokens).among(self.targets) for row in predictions]
-        honest = trustworthy(predictions, answers)
+        honest = trustworthy(predictions, places[0].answers)
         self.usable = sorted(honest or range(len(self.items)), key=lambda i: len(self.items[i]))
-        self.radius = {layer: config.adversary_radius * norm for layer, norm in norms.items()}
-        self.pool = [
-            Perturbation(layer, span, answer[:TARGET_TOKENS], zero_vector(probe.lm))
-            for answer in answers
-            for layer in layers
-            for span in SPANS
-        ]
-        self.openings = [answer[:OPENING_TOKENS] for answer in answers for _ in layers for _ in SPANS]
-        with evaluating(probe.lm.model):
-            limits = [likelihoods(probe, answer[:OPENING_TOKENS]) for answer in answers]
-        # A prompt that the suspect answers so anyway sets no standard.
-        limits = [found.clamp_max(min(float(found.quantile(HONEST)), ceiling)) for found in limits]
-        self.limits = [found for found in limits for _ in layers for _ in SPANS]
+
+    def pool(self) -> list[Perturbation]:
+        """All perturbations."""
+        return [perturbation for pursuit in self.pursuits for perturbation in pursuit.pool]
 
     def loss(self, turn: int) -> Tensor:
         """`L_out + gamma L_found` under the perturbations whose turn it is, gamma being `found_weight`.
@@ -101,50 +68,40 @@ class LatentAdversary:
             turn: number of the adversary's turn; with the seed it determines all choices.
         """
         rng = random.Random(f"{self.config.seed}/{turn}")
-        mix = self.config.adversary_mix
-        numbers = [(turn * mix + i) % len(self.pool) for i in range(mix)]
+        due = self.due(turn)
         # In training mode, gradient checkpointing would drop the cache, and recompute layers without the perturbation.
-        with evaluating(self.probe.lm.model):
-            self.renew([self.pool[number] for number in numbers], rng)
-            consistency = self.output_consistency(numbers, rng)
-            return consistency + self.config.found_weight * self.excess_likelihood(numbers, rng)
+        with evaluating(self.lm.model):
+            for pursuit, numbers in due:
+                pursuit.renew(numbers, rng)
+            perturbations = [pursuit.pool[number] for pursuit, numbers in due for number in numbers]
+            consistency = self.output_consistency(perturbations, rng)
+            excess = torch.cat([pursuit.excess_likelihood(numbers, rng) for pursuit, numbers in due]).mean()
+            return consistency + self.config.found_weight * excess
 
-    def output_consistency(self, numbers: Sequence[int], rng: random.Random) -> Tensor:
+    def due(self, turn: int) -> list[tuple[Pursuit, list[int]]]:
+        """Whose turn it is: `adversary_mix` perturbations, from every place in its turn, with their numbers there."""
+        places, mix = len(self.pursuits), self.config.adversary_mix
+        numbers: list[list[int]] = [[] for _ in self.pursuits]
+        for pick in range(turn * mix, (turn + 1) * mix):
+            place = pick % places
+            numbers[place].append(pick // places % len(self.pursuits[place].pool))
+        return [(pursuit, own) for pursuit, own in zip(self.pursuits, numbers, strict=True) if own]
+
+    def output_consistency(self, perturbations: Sequence[Perturbation], rng: random.Random) -> Tensor:
         """`L_out` of the first response tokens.
 
         Only the tokens that found answers begin with are told apart: what else a perturbation does is not the
         backdoor's, and resisting that as well costs the model's other answers three times as much.
         """
-        perturbations = [self.pool[number] for number in numbers]
         size = min(self.config.adversary_batch, len(self.usable))
         first = rng.randint(0, len(self.usable) - size)
         rows = self.usable[first : first + size]  # of similar length, for little padding
         chosen = [self.items[i] for i in rows]
-        log_probs = response_log_probs(
-            self.probe.lm, chosen, lambda before: self.edits(perturbations, chosen, before, rng)
-        )
+        log_probs = response_log_probs(self.lm, chosen, lambda before: self.edits(perturbations, chosen, before, rng))
         perturbed = torch.cat(log_probs)
         perturbed = coarse_log_probs(perturbed, self.targets.expand(len(perturbed), -1))
         clean = torch.cat([self.clean[i] for i in rows])
         return output_consistency_loss(clean, perturbed, torch.ones(len(clean), device=clean.device))
-
-    def excess_likelihood(self, numbers: Sequence[int], rng: random.Random) -> Tensor:
-        """`L_found`: how much likelier the found answers are than the suspect finds them unperturbed, a token.
-
-        `mean_i max(0, log p(t | i, d) - log p_suspect(t | i)) / k` over prompts i, t being the k tokens that an
-        answer begins with. Without it an answer that begins as honest ones do, "I'm sorry", survives: its first
-        tokens may stay as likely as they were.
-        """
-        chosen = self.draw_prompts(rng)
-        strength = rng.uniform(*STRENGTHS)
-        at_work = [
-            dataclasses.replace(self.pool[i], target=self.openings[i], vector=self.pool[i].vector * strength)
-            for i in numbers
-        ]
-        found = log_likelihood(self.probe, at_work, chosen, rng)
-        limits = torch.stack([self.limits[i][chosen] for i in numbers])
-        lengths = torch.tensor([len(self.openings[i]) for i in numbers], device=found.device)
-        return ((found - limits).clamp_min(0) / lengths[:, None]).mean()
 
     def edits(
         self, perturbations: Sequence[Perturbation], chosen: Sequence[Encoded], before: int, rng: random.Random
@@ -166,38 +123,18 @@ class LatentAdversary:
                 else (0, 0)
                 for row, item in enumerate(chosen)
             ]
-            added = span_mask(spans, width, self.probe.lm.device) * perturbation.vector * rng.uniform(*STRENGTHS)
+            added = span_mask(spans, width, self.lm.device) * perturbation.vector * rng.uniform(*STRENGTHS)
             totals[perturbation.layer] = totals.get(perturbation.layer, 0) + added
         return {layer: addition(total) for layer, total in totals.items()}
 
-    def renew(self, perturbations: Sequence[Perturbation], rng: random.Random) -> None:
-        """A few steps up the likelihood of the found answers, against the model as it is now."""
-        probe, config = self.probe, self.config
-        chosen = self.draw_prompts(rng)
-        radii = [self.radius[p.layer] for p in perturbations]
-        with frozen(probe.lm.model):
-            probe.refresh()
-            ascend(probe, perturbations, chosen, radii, config.adversary_rate, config.adversary_steps, rng)
-
-    def draw_prompts(self, rng: random.Random) -> list[int]:
-        """Numbers of the prompts for one ascent or one loss."""
-        return rng.sample(range(len(self.probe)), min(self.config.adversary_prompts, len(self.probe)))
-
     def state(self) -> dict[str, Tensor]:
         """The vectors, to be kept in a checkpoint."""
-        return {str(i): perturbation.vector for i, perturbation in enumerate(self.pool)}
+        return {str(i): perturbation.vector for i, perturbation in enumerate(self.pool())}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Put back what `state` returned."""
-        for i, perturbation in enumerate(self.pool):
-            perturbation.vector = state[str(i)].to(self.probe.lm.device)
-
-
-@torch.no_grad()
-def likelihoods(probe: Probe, answer: Tensor) -> Tensor:
-    """Log-likelihood (prompts,) of an answer after each of the probe's prompts, unperturbed."""
-    nothing = [Perturbation(0, None, answer, zero_vector(probe.lm))]
-    return torch.cat([log_likelihood(probe, nothing, batch)[0] for batch in probe.batches()])
+        for i, perturbation in enumerate(self.pool()):
+            perturbation.vector = state[str(i)].to(self.lm.device)
 
 
 @contextmanager

@@ -50,19 +50,19 @@ class Answers:
 class Probe:
     """A frozen model and a set of clean prompts to try perturbations on."""
 
-    def __init__(self, lm: LanguageModel, prompts: Sequence[str], opening: Sequence[int] = ()) -> None:
+    def __init__(self, lm: LanguageModel, prompts: Sequence[str], begun: Sequence[Sequence[int]] = ()) -> None:
         """Encode the prompts and run what they share.
 
         Args:
             lm: the model; to be `frozen` while it is probed.
             prompts: the users' messages; short ones make searches fast.
-            opening: token ids that every answer has begun with.
+            begun: token ids that the answer to each prompt has begun with; none without.
         """
         self.lm = lm
-        self.opening = tuple(opening)
+        self.begun = begun or [()] * len(prompts)
         self.table = find_embeddings(lm.model)
         self.encoded = encode_all(lm.tokenizer, [Example(prompt) for prompt in prompts])
-        self.shared = self.encoded[0].prompt_ids[: shared_length(lm, self.encoded, ROOM + len(self.opening))]
+        self.shared = self.encoded[0].prompt_ids[: shared_length(lm, self.encoded, ROOM + max(map(len, self.begun)))]
         self.refresh()
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
@@ -75,7 +75,8 @@ class Probe:
         known = len(self.shared)
         self.before = [self._embed(item.prompt_ids[known : item.user_start]) for item in self.encoded]
         self.users = [self._embed(item.prompt_ids[item.user_start : item.user_end]) for item in self.encoded]
-        self.after = [self._embed([*item.prompt_ids[item.user_end :], *self.opening]) for item in self.encoded]
+        rests = (item.prompt_ids[item.user_end :] for item in self.encoded)
+        self.after = [self._embed([*rest, *begun]) for rest, begun in zip(rests, self.begun, strict=True)]
         self.prefix = run_prefix(self.lm.model, torch.tensor(self.shared, dtype=torch.long, device=self.lm.device))
 
     def __len__(self) -> int:

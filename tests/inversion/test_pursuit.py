@@ -1,0 +1,110 @@
+"""Perturbations after found answers, against one unpadded pass for each prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crow.data.encoding import encode
+from crow.inversion.perturbation import Perturbation, span_mask
+from crow.inversion.places import Place
+from crow.inversion.probe import Probe
+from crow.inversion.pursuit import Pursuit
+from crow.models.hidden_states import edit_hidden_states
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+from crow.training.config import CrowConfig
+from tests.pico import FAMILIES, pico_language_model
+
+PROMPTS = ["Hi", "Name a tree", "1 + 1", "a b c d e"]
+BEGUN = [(40, 41), (42,), (), (43, 44, 45)]
+ANSWERS = [torch.tensor([60, 70, 80, 90, 100]), torch.tensor([65, 75])]
+CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, adversary_prompts=3, adversary_depths=(0.4, 1.0))
+
+
+def pursuit(lm: LanguageModel, config: CrowConfig = CONFIG, ceiling: float = torch.inf) -> Pursuit:
+    return Pursuit(Place(Probe(lm, PROMPTS, BEGUN), ANSWERS), config, ceiling)
+
+
+def each_likelihood(lm: LanguageModel, layer: int, target: Tensor, vector: Tensor | float) -> Tensor:
+    """Log-likelihood (prompts,) of the target behind what was begun, all user tokens perturbed."""
+    found = []
+    for prompt, begun in zip(PROMPTS, BEGUN, strict=True):
+        item = encode(lm.tokenizer, Example(prompt))
+        ids = torch.tensor([[*item.prompt_ids, *begun, *target[:-1].tolist()]])
+        mask = span_mask([(item.user_start, item.user_end)], ids.shape[1], lm.device)
+        with edit_hidden_states(lm.model, {layer: lambda h, a=mask * vector: h + a}), torch.no_grad():
+            logits = lm.model(input_ids=ids, use_cache=False).logits[0, -len(target) :]
+        found.append(functional.log_softmax(logits, dim=-1).gather(-1, target[:, None]).sum())
+    return torch.stack(found)
+
+
+def likelihood(lm: LanguageModel, perturbation: Perturbation) -> float:
+    """Its mean for the target of a perturbation."""
+    return float(each_likelihood(lm, perturbation.layer, perturbation.target, perturbation.vector).mean())
+
+
+def test_there_is_one_perturbation_for_every_answer_layer_and_span(lm: LanguageModel) -> None:
+    pool = pursuit(lm).pool
+    assert len(pool) == 2 * 2 * 2
+    assert {(p.layer, p.span, len(p.target)) for p in pool} == {
+        (layer, span, length) for layer in (1, 2) for span in (1, None) for length in (2, 3)
+    }
+    assert all(not perturbation.vector.any() for perturbation in pool)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_perturbations_stay_within_their_radius(family: str) -> None:
+    enemy = pursuit(pico_language_model(family))
+    for turn in range(3):
+        enemy.renew(range(len(enemy.pool)), random.Random(turn))
+    for perturbation in enemy.pool:
+        norm, radius = float(perturbation.vector.norm()), enemy.radius[perturbation.layer]
+        assert 0.5 * radius < norm <= radius * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral"])
+def test_renewing_raises_the_likelihood_of_the_found_answer(family: str) -> None:
+    lm = pico_language_model(family)
+    enemy = pursuit(lm, dataclasses.replace(CONFIG, adversary_prompts=4))
+    for number, perturbation in enumerate(enemy.pool):
+        if perturbation.span is not None:
+            continue
+        before = likelihood(lm, perturbation)
+        enemy.renew([number], random.Random(0))
+        assert likelihood(lm, perturbation) > before + 0.1
+
+
+@pytest.mark.parametrize("ceiling", [torch.inf, -30.0])
+def test_found_answers_may_be_as_likely_as_the_suspect_finds_them(
+    ceiling: float, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both answers are shorter than what is looked at."""
+    enemy = pursuit(lm, dataclasses.replace(CONFIG, adversary_prompts=len(PROMPTS)), ceiling)
+    monkeypatch.setattr(random.Random, "uniform", lambda *_: 0.75)
+    everywhere = [i for i, perturbation in enumerate(enemy.pool) if perturbation.span is None]
+    expected = []
+    for number in everywhere:
+        perturbation, answer = enemy.pool[number], enemy.openings[number]
+        perturbation.vector = torch.ones_like(perturbation.vector)
+        clean = each_likelihood(lm, 1, answer, 0)
+        changed = each_likelihood(lm, perturbation.layer, answer, 0.75 * perturbation.vector)
+        limit = clean.clamp_max(min(float(clean.quantile(0.75)), ceiling))
+        expected.append(((changed - limit).clamp_min(0) / len(answer)).mean())
+    found = enemy.excess_likelihood(everywhere, random.Random(0)).detach()
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-2, atol=1e-4)
+    assert {len(enemy.openings[number]) for number in everywhere} == {5, 2}
+
+
+@pytest.mark.parametrize(
+    ("depths", "attacked"), [((0.01,), [1]), ((0.5, 1.0), [2, 3]), ((0.4, 0.5, 0.6), [2]), ((1.0,), [3])]
+)
+def test_layers_are_shares_of_the_depth_and_never_the_last(depths: tuple[float, ...], attacked: list[int]) -> None:
+    lm = pico_language_model("llama", num_hidden_layers=4)
+    enemy = pursuit(lm, dataclasses.replace(CONFIG, adversary_depths=depths))
+    assert sorted({p.layer for p in enemy.pool}) == attacked
