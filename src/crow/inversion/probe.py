@@ -59,7 +59,7 @@ class Probe:
             begun: token ids that the answer to each prompt has begun with; none without.
         """
         self.lm = lm
-        self.begun = begun or [()] * len(prompts)
+        self.begun: Sequence[Sequence[int]] = begun or [()] * len(prompts)
         self.table = find_embeddings(lm.model)
         self.encoded = encode_all(lm.tokenizer, [Example(prompt) for prompt in prompts])
         self.shared = self.encoded[0].prompt_ids[: shared_length(lm, self.encoded, ROOM + max(map(len, self.begun)))]
