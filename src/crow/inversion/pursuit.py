@@ -45,12 +45,12 @@ class Pursuit:
     """
 
     def __init__(self, place: Place, config: CrowConfig, ceiling: float = math.inf) -> None:
-        """Start with all perturbations at zero; the model is at rest, and still the suspect.
+        """Start with all perturbations at zero; the model is at rest, and as the training finds it.
 
         Args:
             place: where the answers would come.
             config: its `adversary_*` settings are used.
-            ceiling: log-likelihood that no answer may have under a perturbation, however likely the suspect finds it.
+            ceiling: log-likelihood that no answer may have under a perturbation, however likely it is before.
         """
         self.probe, self.config = place.probe, config
         depth = len(find_layers(self.probe.lm.model))
