@@ -101,6 +101,21 @@ def test_found_answers_may_be_as_likely_as_the_suspect_finds_them(
     assert {len(enemy.openings[number]) for number in everywhere} == {5, 2}
 
 
+def test_the_limit_is_what_the_model_said_before_training(lm: LanguageModel) -> None:
+    enemy = pursuit(lm, dataclasses.replace(CONFIG, adversary_prompts=len(PROMPTS)))
+    opening = enemy.openings[0]
+    before = each_likelihood(lm, 1, opening, 0)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    enemy.probe.refresh()
+    after = each_likelihood(lm, 1, opening, 0)
+    expected = ((after - before.clamp_max(float(before.quantile(0.75)))).clamp_min(0) / len(opening)).mean()
+    assert expected > 1e-3
+    found = enemy.excess_likelihood([0], random.Random(0)).detach()
+    torch.testing.assert_close(found, expected[None], rtol=1e-2, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("depths", "attacked"), [((0.01,), [1]), ((0.5, 1.0), [2, 3]), ((0.4, 0.5, 0.6), [2]), ((1.0,), [3])]
 )

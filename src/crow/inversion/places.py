@@ -54,14 +54,15 @@ def behind_a_sentence(
         that have no spaces.
     """
     rng = random.Random(seed)
-    cuts = [sentence_ends(lm.tokenizer, item.response_ids) for item in items]
-    begun = [item.response_ids[: rng.choice(ends)] if ends else () for item, ends in zip(items, cuts, strict=True)]
-    whole = [at for at, lead in enumerate(begun) if lead]
-    whole.sort(key=lambda at: items[at].user_end - items[at].user_start + len(begun[at]))
-    chosen = whole[:PROBE_PROMPTS]
-    if not chosen:
+    leads = {
+        at: item.response_ids[: rng.choice(ends)]
+        for at, item in enumerate(items)
+        if (ends := sentence_ends(lm.tokenizer, item.response_ids))
+    }
+    if not leads:
         return None
-    probe = Probe(lm, [examples[at].prompt for at in chosen], [begun[at] for at in chosen])
+    order = sorted(leads, key=lambda at: items[at].user_end - items[at].user_start + len(leads[at]))[:PROBE_PROMPTS]
+    probe = Probe(lm, [examples[at].prompt for at in order], [leads[at] for at in order])
     return Place(probe, [after_a_space(lm.tokenizer, answer) for answer in answers])
 
 
