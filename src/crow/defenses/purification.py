@@ -18,8 +18,7 @@ from crow.inversion.code_lines import code_probe
 from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.places import Place, behind_a_sentence
-from crow.inversion.probe import Probe, shortest_prompts
-from crow.models.adapters import folded
+from crow.inversion.probe import Probe, at_rest, shortest_prompts
 from crow.models.architecture import is_spread
 from crow.models.language_model import LanguageModel
 from crow.records import Example, SearchRecord
@@ -148,8 +147,7 @@ def code_adversary(
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:
     """What an untrained model predicts for the examples, at the precision of the run."""
-    lm.model.eval()
-    with folded(lm), autocast(lm, config.precision):
+    with at_rest(lm, config.precision):
         return predict(lm, items)
 
 

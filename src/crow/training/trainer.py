@@ -24,7 +24,7 @@ from crow.models.sources import quiet
 from crow.output import write_json
 from crow.training.config import FinetuneConfig
 from crow.training.loss import response_loss
-from crow.training.precision import autocast
+from crow.training.precision import autocast, rounded
 from crow.training.sampler import LengthGroupedSampler
 
 TERMS_FILE = "terms.json"
@@ -124,7 +124,11 @@ class ResponseTrainer(Trainer):
         checkpoint = last_checkpoint(self.folder) if resume else None
         if checkpoint is not None:
             self.load_extra(checkpoint)
-        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with ExitStack() as stack:
+            # A checkpoint of all weights would keep the rounded ones; recomputing is asked for to save memory.
+            if self.lm.is_adapter and not self.crow_config.gradient_checkpointing:
+                stack.enter_context(rounded(self.lm, self.crow_config.precision))
+            self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         self.lm.model.eval()
 
     def save_extra(self, checkpoint: Path) -> None:
