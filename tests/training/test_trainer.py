@@ -120,9 +120,12 @@ class KilledError(Exception):
     """Stands for the kill of a running process."""
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_killed_run_resumes_to_the_same_weights(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("crow.training.trainer.SAVE_STEPS", 2)
-    config = dataclasses.replace(CROW, interpolation=0.7)
+    config = dataclasses.replace(CROW, interpolation=0.7, precision=precision)
     whole = trained(config, tmp_path / "whole")
 
     def build() -> CrowTrainer:
@@ -146,7 +149,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: p
     resumed = build()
     resumed.run(resume=True)
     assert [term["step"] for term in resumed.terms] == [term["step"] for term in whole.terms]
-    for name, weight in trainable(whole).items():
+    for name, weight in trainable(whole).items():  # assert_close compares types, too
         torch.testing.assert_close(weight, trainable(resumed)[name], rtol=1e-4, atol=1e-6)
 
 
