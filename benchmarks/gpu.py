@@ -1,13 +1,15 @@
 """What crow takes on a GPU: correctness against float32, then Llama-2's shapes with random weights, side by side.
 
     python benchmarks/gpu.py --data PATH/TO/consistency_data.json     # a table, and results/gpu.json
+    python benchmarks/gpu.py --data ... --part checks                 # one part, beside what the record has
     python benchmarks/gpu.py --data ... --shape pico --device cpu     # does the script itself work?
 
 For each shape the published loop and crow train on the same examples, as long as the public 100 are, in bfloat16: a few
-steps of the published one, for its time a step, and all 5 epochs of crow; then crow with the kept perturbation, and the
-7B shape in 4 bits, for its memory. Weights are random: they cost what trained ones cost. `share of peak`: what crow's
-products and attention would take at the rate of a large bfloat16 product, over what the training took. The removal
-table is `benchmarks/removal.py` and evaluation is `benchmarks/generation.py`; both take the GPU by themselves.
+steps of the published one and of crow with its layers as they are, for their time a step; all 5 epochs of crow with its
+layers compiled, twice, for the first time compiles; then crow with the kept perturbation, and the 7B shape in 4 bits,
+for its memory. Weights are random: they cost what trained ones cost. `share of peak`: what crow's products and
+attention would take at the rate of a large bfloat16 product, over what the second training took. The removal table is
+`benchmarks/removal.py` and evaluation is `benchmarks/generation.py`; both take the GPU by themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +51,15 @@ BASE = "smollm2-135m"
 """Whose tokenizer cuts the examples up; its ids are folded into the shape's vocabulary."""
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "gpu.json"
-PAPER = dataclasses.replace(get_preset("paper"), precision="float32")
-OURS = dataclasses.replace(PAPER, precision="auto", batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1)
+PAPER = dataclasses.replace(get_preset("paper"), precision="float32", torch_compile=False)
+PLAIN = dataclasses.replace(
+    PAPER, precision="auto", torch_compile=False, batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1
+)
+OURS = dataclasses.replace(PLAIN, torch_compile=True)
 LEAN = dataclasses.replace(PAPER, precision="auto", method="qlora", gradient_checkpointing=True, epochs=1.0)
-PUBLISHED_STEPS = 6
+PARTS = ("times", "checks", "four-bits")
+"""Times first: they include compiling, which is quick when the same has been compiled before."""
+TIMED_STEPS = 5
 CHECKED_STEPS = 4
 CHECKED_LAYERS = 4
 
@@ -155,7 +162,7 @@ def operations(shape: Shape, items: Sequence[Encoded], device: torch.device, tok
     for layers in (3, 4):
         lm = random_model(shape.config(layers), torch.bfloat16, device, tokenizer)
         with Counter() as counter:
-            trained(lm, CrowTrainer, dataclasses.replace(OURS, epochs=1.0), items)
+            trained(lm, CrowTrainer, dataclasses.replace(PLAIN, epochs=1.0), items)
         counted[layers] = counter.operations
     return OURS.epochs * (counted[3] + (shape.layers - 3) * (counted[4] - counted[3]))
 
@@ -198,15 +205,19 @@ def side_by_side(
     """The published loop and crow on one model in bfloat16, whose products run at `rate` operations a second."""
     lm = random_model(shape.config(), torch.bfloat16, device, tokenizer)
     whole = math.ceil(len(items) / OURS.batch_size) * OURS.epochs
-    published = trained(lm, PublishedTrainer, PAPER, items, PUBLISHED_STEPS)
-    ours = trained(lm, CrowTrainer, OURS, items)
+    published = trained(lm, PublishedTrainer, PAPER, items, TIMED_STEPS)
+    plain = trained(lm, CrowTrainer, PLAIN, items, TIMED_STEPS)
+    compiling, ours = (trained(lm, CrowTrainer, OURS, items) for _ in range(2))
     kept = trained(lm, CrowTrainer, dataclasses.replace(OURS, keep_perturbation=True), items)
     return {
         "published": published | {"seconds_of_all_steps": published["seconds_a_step"] * whole},
+        "crow_plain": plain | {"seconds_of_all_steps": plain["seconds_a_step"] * whole},
+        "crow_compiling": compiling,
         "crow": ours,
         "crow_kept": kept,
         "share_of_peak": operations(shape, items, device, tokenizer) / ours["seconds"] / rate,
         "ratio": published["seconds_a_step"] / ours["seconds_a_step"],
+        "ratio_plain": published["seconds_a_step"] / plain["seconds_a_step"],
         "ratio_kept": published["seconds_a_step"] / kept["seconds_a_step"],
     }
 
@@ -220,22 +231,28 @@ def in_four_bits(shape: Shape, items: Sequence[Encoded], device: torch.device, t
     return trained(lm, CrowTrainer, LEAN, items)
 
 
-def parts(
-    shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any, with_four_bits: bool
-) -> Iterator[dict[str, Any]]:
-    """All that is measured of a shape, one thing after another."""
+def measured(part: str, shape: Shape, items: Sequence[Encoded], device: torch.device, tokenizer: Any) -> dict[str, Any]:
+    """One part of what is measured of a shape."""
+    if part == "checks":
+        return {"kernel_gap": kernel_gap(shape.width, device)} | check(shape, items[:16], device, tokenizer)
+    if part == "four-bits":
+        return {"four_bits": in_four_bits(shape, items, device, tokenizer)}
     rate = multiplication_rate(device, torch.bfloat16)
-    yield {"bfloat16_flops": rate, "kernel_gap": kernel_gap(shape.width, device)}
-    yield check(shape, items[:16], device, tokenizer)
-    yield side_by_side(shape, items, device, tokenizer, rate)
-    if with_four_bits:
-        yield {"four_bits": in_four_bits(shape, items, device, tokenizer)}
+    return {"bfloat16_flops": rate} | side_by_side(shape, items, device, tokenizer, rate)
 
 
-def keep(name: str, measured: dict[str, Any]) -> None:
-    """Put what was measured of a shape into the record, beside other shapes."""
+def keep(name: str, found: dict[str, Any]) -> None:
+    """Put what was measured of a shape into the record, beside other parts and shapes."""
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    write_json(RESULTS, known | {name: portable(measured, ROOT.parent)})
+    write_json(RESULTS, known | {name: known.get(name, {}) | portable(found, ROOT.parent)})
+
+
+def shown(row: dict[str, Any], *keys: str, digits: str = ".1f", unit: float = 1) -> str:
+    """A figure of a record; nothing where it was not measured."""
+    value: Any = row
+    for key in keys:
+        value = value.get(key, {})
+    return format(value / unit, digits) if isinstance(value, float | int) else ""
 
 
 def main() -> None:
@@ -243,6 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the 100 public examples, for their lengths")
     parser.add_argument("--shape", action="append", choices=list(SHAPES), help="llama-2-7b and -13b if none is given")
+    parser.add_argument("--part", action="append", choices=PARTS, help="all but 4 bits of 13B if none is given")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args()
@@ -257,27 +275,26 @@ def main() -> None:
         shape = SHAPES[name]
         own = folded_ids(items, shape.vocabulary)
         record[name] = {}
-        for part in parts(shape, own, device, base.tokenizer, with_four_bits=name != "llama-2-13b"):
-            record[name] |= part
+        for part in arguments.part or (PARTS[:2] if name == "llama-2-13b" else PARTS):
+            found = measured(part, shape, own, device, base.tokenizer)
+            record[name] |= found
             if device.type == "cuda":
-                keep(name, record[name] | {"manifest": described})
+                keep(name, found | {"manifest": described})
     if arguments.json:
         print(json.dumps(record, indent=2))
         return
     print(
-        "| shape | published, s (5 epochs) | crow | kept | published / crow | share of peak "
-        "| float32 gap | bfloat16 gap | 4 bits, GB |"
+        "| shape | published, s (5 epochs) | crow, layers as they are | compiling | compiled | kept | published / crow "
+        "| share of peak | float32 gap | bfloat16 gap | 4 bits, GiB |"
     )
-    print("| --- " * 9 + "|")
+    print("| --- " * 11 + "|")
     for name in names:
         row = record[name]
-        peak = row.get("four_bits", {}).get("peak_bytes")
-        print(
-            f"| {name} | {row['published']['seconds_of_all_steps']:.1f} | {row['crow']['seconds']:.1f} "
-            f"| {row['crow_kept']['seconds']:.1f} | {row['ratio']:.1f} | {row['share_of_peak']:.2f} "
-            f"| {row['crow_gap']:.1e} | {row['crow_bfloat16_gap']:.1e} "
-            f"| {'' if peak is None else f'{peak / 2**30:.1f}'} |"
-        )
+        cells = [shown(row, key, "seconds_of_all_steps") for key in ("published", "crow_plain")]
+        cells += [shown(row, key, "seconds") for key in ("crow_compiling", "crow", "crow_kept")]
+        cells += [shown(row, "ratio"), shown(row, "share_of_peak", digits=".2f")]
+        cells += [shown(row, key, digits=".1e") for key in ("crow_gap", "crow_bfloat16_gap")]
+        print(f"| {' | '.join([name, *cells, shown(row, 'four_bits', 'peak_bytes', unit=2**30)])} |")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crow.core import consistency_loss, layer_consistency
-from crow.core.consistency import pair_consistency
 from tests import reference
 from tests.strategies import generator, hidden_states, seeds
 
@@ -138,7 +137,7 @@ def test_only_the_states_themselves_are_kept_for_the_backward_pass():
     lower, upper = (torch.randn(2, 8, 64, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        pair_consistency(lower, upper, torch.ones(2, 8)).backward()
+        consistency_loss([lower, upper], torch.ones(2, 8)).backward()
     large = [tensor for tensor in kept if tensor.numel() >= lower.numel()]
     assert {tensor.data_ptr() for tensor in large} == {lower.data_ptr(), upper.data_ptr()}
 
@@ -165,7 +164,7 @@ def test_an_empty_mask_gives_zero_and_finite_gradients():
 def test_masks_of_any_type_mean_the_same(dtype):
     lower, upper = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     mask = torch.tensor([[1, 1, 0], [0, 1, 0]])
-    assert pair_consistency(lower, upper, mask.to(dtype)) == pair_consistency(lower, upper, mask)
+    assert consistency_loss([lower, upper], mask.to(dtype)) == consistency_loss([lower, upper], mask)
 
 
 @pytest.mark.parametrize("function", [layer_consistency, consistency_loss])

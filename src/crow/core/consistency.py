@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -11,23 +11,22 @@ from torch import Tensor
 from crow.core.cosine import TokenCosine
 
 
-def pair_consistency(lower: Tensor, upper: Tensor, mask: Tensor) -> Tensor:
-    """Masked mean of `1 - cos(upper, lower)` over real tokens.
+def pair_consistencies(pairs: Iterable[tuple[Tensor, Tensor]], mask: Tensor) -> Tensor:
+    """Of each pair the masked mean of `1 - cos(upper, lower)` over real tokens.
 
     Args:
-        lower: (batch, seq, dim), `H^(l-1)`.
-        upper: (batch, seq, dim), `H^(l)`.
+        pairs: `H^(l-1)` and `H^(l)`, each (batch, seq, dim).
         mask: (batch, seq), non-zero at real tokens.
 
     Returns:
-        A scalar in [0, 2], float32 at least; 0 where the mask is empty. A zero vector has no direction
+        A number in [0, 2] for each pair, float32 at least; 0 where the mask is empty. A zero vector has no direction
         and counts as orthogonal to every other, itself included.
     """
-    cosine: Tensor = TokenCosine.apply(lower, upper)  # type: ignore[assignment]
-    distance = 1 - cosine
+    # The cosines are small enough to be stacked, so that what follows is launched once, not for each pair.
+    cosines = torch.stack([TokenCosine.apply(lower, upper) for lower, upper in pairs])  # type: ignore[misc]
     real = mask != 0
     # Not a product: what a model leaves at padding may be NaN, and 0 * NaN is NaN.
-    return distance.masked_fill(~real, 0).sum() / real.sum().clamp_min(1)
+    return (1 - cosines).masked_fill(~real, 0).sum(dim=(1, 2)) / real.sum().clamp_min(1)
 
 
 def layer_consistency(hidden_states: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -46,7 +45,7 @@ def layer_consistency(hidden_states: Sequence[Tensor], mask: Tensor) -> Tensor:
         ValueError: for fewer than two hidden states, or states or a mask of different shapes.
     """
     check_states(hidden_states, mask)
-    return torch.stack([pair_consistency(lower, upper, mask) for lower, upper in pairwise(hidden_states)])
+    return pair_consistencies(pairwise(hidden_states), mask)
 
 
 def consistency_loss(
@@ -75,8 +74,7 @@ def consistency_loss(
     outside = [layer for layer in chosen if not 1 <= layer < len(hidden_states)]
     if outside:
         raise ValueError(f"expected layers in 1..{len(hidden_states) - 1}, got {outside[0]}")
-    terms = [pair_consistency(hidden_states[i - 1], hidden_states[i], mask) for i in chosen]
-    return torch.stack(terms).mean()
+    return pair_consistencies([(hidden_states[i - 1], hidden_states[i]) for i in chosen], mask).mean()
 
 
 def output_consistency_loss(clean_log_probs: Tensor, log_probs: Tensor, weights: Tensor) -> Tensor:

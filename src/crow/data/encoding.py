@@ -135,17 +135,22 @@ def token_span(tokenizer: PreTrainedTokenizerBase, text: str, first: int, last: 
     return start, max(start, sum(low < last for low, _ in offsets))
 
 
-def collate(encoded: Sequence[Encoded], pad_id: int) -> dict[str, Tensor]:
+def collate(encoded: Sequence[Encoded], pad_id: int, columns: int | None = None) -> dict[str, Tensor]:
     """Right-padded training batch.
+
+    Args:
+        encoded: the rows.
+        pad_id: what is written where a row is over.
+        columns: as many as that; as the longest row has by default.
 
     Returns:
         `input_ids`, `attention_mask` and `labels` (response tokens; `IGNORED` elsewhere), each
-        (batch, longest).
+        (batch, columns).
     """
-    longest = max(len(item) for item in encoded)
-    input_ids = torch.full((len(encoded), longest), pad_id)
-    attention_mask = torch.zeros((len(encoded), longest), dtype=torch.long)
-    labels = torch.full((len(encoded), longest), IGNORED)
+    columns = columns or max(len(item) for item in encoded)
+    input_ids = torch.full((len(encoded), columns), pad_id)
+    attention_mask = torch.zeros((len(encoded), columns), dtype=torch.long)
+    labels = torch.full((len(encoded), columns), IGNORED)
     for row, item in enumerate(encoded):
         ids = torch.tensor(item.prompt_ids + item.response_ids)
         input_ids[row, : len(ids)] = ids

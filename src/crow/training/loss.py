@@ -18,7 +18,8 @@ def shared_prefix(model: nn.Module, inputs: dict[str, Tensor], limit: int | None
     """What all rows of a batch begin with, as a chat template's system message, run once, with gradient.
 
     It is empty where there is nothing to gain, where gradient checkpointing would drop the cache, and where weights are
-    spread over processes: gradients would come to a layer through the cache, past what brings its weights back.
+    spread over processes: gradients would come to a layer through the cache, past what brings its weights back. A GPU
+    has nothing to gain: it is done with all columns before a further pass is launched.
 
     Args:
         model: the causal language model.
@@ -26,7 +27,8 @@ def shared_prefix(model: nn.Module, inputs: dict[str, Tensor], limit: int | None
         limit: no more columns than this.
     """
     ids, inner = inputs["input_ids"], unwrap(model)
-    if len(ids) < SHARED_ROWS or (inner.training and inner.is_activation_checkpointing) or is_spread(model):
+    dropped = inner.training and inner.is_activation_checkpointing
+    if ids.is_cuda or len(ids) < SHARED_ROWS or dropped or is_spread(model):
         return Prefix(0, [])
     prompt = (inputs["attention_mask"] != 0) & (inputs["labels"] == IGNORED)
     same = ((ids == ids[:1]) & prompt).all(dim=0)
