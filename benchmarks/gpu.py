@@ -51,10 +51,8 @@ BASE = "smollm2-135m"
 """Whose tokenizer cuts the examples up; its ids are folded into the shape's vocabulary."""
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "gpu.json"
-PAPER = dataclasses.replace(get_preset("paper"), precision="float32", torch_compile=False)
-PLAIN = dataclasses.replace(
-    PAPER, precision="auto", torch_compile=False, batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1
-)
+PAPER = dataclasses.replace(get_preset("paper"), precision="float32")
+PLAIN = dataclasses.replace(PAPER, precision="auto", batch_size=PAPER.batch_size * PAPER.accumulation, accumulation=1)
 OURS = dataclasses.replace(PLAIN, torch_compile=True)
 LEAN = dataclasses.replace(PAPER, precision="auto", method="qlora", gradient_checkpointing=True, epochs=1.0)
 PARTS = ("times", "checks", "four-bits")

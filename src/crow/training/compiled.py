@@ -11,25 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import config as tracing
 from torch._functorch import config as ahead_of_time
 
-from crow.core.cosine import has_triton
 from crow.models.architecture import find_layers
 
 MULTIPLE = 8
 """Columns come in multiples of this: attention pads others, which would be further code to compile."""
-PAYING_STEPS = 50
-"""Optimizer steps from which on a training on a GPU takes less time with the half minute of compiling than without."""
-
-
-def pays(device: torch.device, steps: float) -> bool:
-    """Whether compiling is worth it within a training of so many optimizer steps."""
-    return device.type == "cuda" and has_triton() and steps >= PAYING_STEPS
 
 
 @contextmanager
-def compiled_layers(model: nn.Module, lenient: bool = False) -> Iterator[None]:
+def compiled_layers(model: nn.Module) -> Iterator[None]:
     """Within the context, passes with gradients run each layer compiled: once for all layers, batches and lengths.
 
     Hooks on layers stay outside of what is compiled. Passes without gradients, and with a cache, whose layers each
@@ -37,11 +28,10 @@ def compiled_layers(model: nn.Module, lenient: bool = False) -> Iterator[None]:
 
     Args:
         model: has decoder layers of one kind, or of few.
-        lenient: layers that cannot be compiled run as they are.
     """
     layers = find_layers(model)
     # CROW's clean pass is differentiated twice, so the first time may not reuse what it read.
-    with ahead_of_time.patch(donated_buffer=False), tracing.patch(suppress_errors=lenient):
+    with ahead_of_time.patch(donated_buffer=False):
         for layer in layers:
             layer.forward = in_training(layer)
         try:

@@ -32,7 +32,7 @@ class FinetuneConfig:
         max_grad_norm: gradients are clipped to this norm.
         router_loss: add a mixture's own load-balancing loss.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
-        torch_compile: compile the decoder layers; by default where it pays within the run, on a single GPU.
+        torch_compile: compile the decoder layers (`training.compiled`): half a minute or more, so for long trainings.
         precision: of the matrix products: `float32`, `bfloat16` (autocast) or `auto` (bfloat16 where it is fast).
         seed: of data order and initialization.
     """
@@ -51,7 +51,7 @@ class FinetuneConfig:
     max_grad_norm: float = 1.0
     router_loss: bool = False
     gradient_checkpointing: bool = False
-    torch_compile: bool | None = None
+    torch_compile: bool = False
     precision: str = "float32"
     seed: int = 0
     METHODS: ClassVar[tuple[str, ...]] = ("lora", "full")

@@ -19,10 +19,10 @@ from crow.data.encoding import IGNORED, Encoded, collate
 from crow.models.architecture import unwrap
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import Prefix
-from crow.models.processes import is_first, several
+from crow.models.processes import is_first
 from crow.models.sources import quiet
 from crow.output import write_json
-from crow.training.compiled import compiled_layers, padded_columns, pays
+from crow.training.compiled import compiled_layers, padded_columns
 from crow.training.config import FinetuneConfig
 from crow.training.loss import response_loss
 from crow.training.precision import autocast, rounded
@@ -82,9 +82,6 @@ class ResponseTrainer(Trainer):
         # `save_model` writes what an adapter names as its base; PEFT would ask the hub about it at every checkpoint.
         for adapter in getattr(lm.model, "peft_config", {}).values():
             adapter.base_model_name_or_path = None
-        steps = config.epochs * len(items) / (config.batch_size * config.accumulation)
-        wanted = config.torch_compile
-        self.compiles = pays(lm.device, steps) and not several() if wanted is None else wanted
         self.terms: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}
         settings: dict[str, Any] = {
@@ -132,8 +129,8 @@ class ResponseTrainer(Trainer):
             # A checkpoint of all weights would keep the rounded ones; recomputing is asked for to save memory.
             if self.lm.is_adapter and not self.crow_config.gradient_checkpointing:
                 stack.enter_context(rounded(self.lm, self.crow_config.precision))
-            if self.compiles:
-                stack.enter_context(compiled_layers(self.lm.model, lenient=self.crow_config.torch_compile is None))
+            if self.crow_config.torch_compile:
+                stack.enter_context(compiled_layers(self.lm.model))
             self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         self.lm.model.eval()
 
@@ -153,7 +150,7 @@ class ResponseTrainer(Trainer):
 
     def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
         longest = max(len(item) for item in items)
-        return collate(items, self.lm.pad_id, padded_columns(longest) if self.compiles else longest)
+        return collate(items, self.lm.pad_id, padded_columns(longest) if self.crow_config.torch_compile else longest)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         group = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
