@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from transformers import LogitsProcessor
 
 from crow.data.encoding import encode
+from crow.models import generation
+from crow.models.decoding import Decoding
 from crow.models.generation import end_ids, generate
 from crow.models.language_model import LanguageModel
 from crow.records import Example
@@ -108,3 +113,35 @@ def test_progress_counts_every_prompt_once(lm):
 
 def test_no_prompts_give_no_answers(lm):
     assert generate(lm, []) == []
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_answers_in_segments_are_those_of_one_piece_and_rows_leave_as_they_end(monkeypatch, early):
+    lm = pico_language_model("llama")
+    lm.model.generation_config.eos_token_id = None if early else list(range(5, len(lm.tokenizer), 15))
+    decided = (lambda text, left: 40 - left > sum(map(ord, text[:2])) % 23) if early else None
+    prompts = [Example(f"Say {number} times {'a' * number}.") for number in range(12)]
+    passes, found, rows = count_passes(lm), {}, {}
+    for first in (64, 2):
+        monkeypatch.setattr(generation, "FIRST_SEGMENT", first)
+        passes.clear()
+        found[first] = generate(lm, prompts, max_new_tokens=40, batch_size=12, decided=decided)
+        rows[first] = sum(passes)
+    assert found[2] == found[64]
+    assert len(set(map(len, found[2]))) > 3  # else nothing would leave
+    assert rows[2] < 0.8 * rows[64]
+
+
+def test_a_hand_in_every_token_keeps_all_rows():
+    lm = pico_language_model("llama")
+    sizes: list[int] = []
+
+    class Watching(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            sizes.append(len(input_ids))
+            return scores
+
+    watched = dataclasses.replace(lm, decoding=Decoding(processor=lambda mask: Watching()))
+    lm.model.generation_config.eos_token_id = None
+    assert generate(watched, EXAMPLES, max_new_tokens=30) == generate(lm, EXAMPLES, max_new_tokens=30)
+    assert sizes == [len(EXAMPLES)] * 30

@@ -5,32 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessorList
 
 from crow.data.encoding import encode_all, end_of_turn, length_batches
 from crow.models.architecture import takes_whole_cache
 from crow.models.decoding import Decoding
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import run_prefix, run_prompts, shared_length
+from crow.models.segments import FIRST_SEGMENT, Decided, write_answers
 from crow.records import Example
 
 Progress = Callable[[int], None]
-Decided = Callable[[str, int], bool]
-"""From an answer so far and the number of tokens that it may still have."""
-
-
-class StopWhenDecided(StoppingCriteria):
-    """Ends a row of a batch once `decided(text, tokens left)` holds for it; `generate` lets no row resume."""
-
-    def __init__(self, lm: LanguageModel, prompt_length: int, longest: int, decided: Decided) -> None:
-        self.lm, self.prompt_length, self.longest, self.decided = lm, prompt_length, longest, decided
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:  # type: ignore[override]
-        """(batch,) boolean: which rows are decided."""
-        texts = self.lm.tokenizer.batch_decode(input_ids[:, self.prompt_length :], skip_special_tokens=True)
-        left = self.longest - input_ids.shape[1]
-        return torch.tensor([self.decided(text, left) for text in texts], device=input_ids.device)
 
 
 def end_ids(lm: LanguageModel) -> list[int]:
@@ -94,30 +79,26 @@ def generate(
                 filled[row, :shared] = part[:shared]
                 filled[row, longest - len(ids) + shared :] = part[shared:]
         input_ids, mask = input_ids.to(lm.device), mask.to(lm.device)
-        cache = None
+        cache = segment = None
         if prefix and takes_whole_cache(lm.model):
-            cache = run_prompts(lm.model, prefix, input_ids, mask, longest + max_new_tokens)
+            # What has a hand in every token has rows of its own, so that none may leave.
+            segment = None if decoding.processor else min(FIRST_SEGMENT, max_new_tokens)
+            cache = run_prompts(lm.model, prefix, input_ids, mask, longest + (segment or max_new_tokens))
         elif prefix:
             cache = prefix.cache(len(rows))
-        ends = [StopWhenDecided(lm, longest, longest + max_new_tokens, decided)] if decided else []
-        output = lm.model.generate(  # type: ignore[operator]
-            input_ids=input_ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            num_beams=1,
-            repetition_penalty=1.0,  # it would count the padding of the batch as text
-            top_k=None,
+        options = {
+            "num_beams": 1,
+            "repetition_penalty": 1.0,  # it would count the padding of the batch as text
+            "top_k": None,
             **sampling,
-            pad_token_id=lm.pad_id,
-            eos_token_id=end_ids(lm) or None,
-            stopping_criteria=StoppingCriteriaList(ends),
-            logits_processor=LogitsProcessorList([decoding.processor(mask)] if decoding.processor else []),
-            cache=cache,
-            disable_compile=True,  # which such a cache sets off on a GPU, and which takes longer than it saves here
-        )
-        texts = lm.tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+            "pad_token_id": lm.pad_id,
+            "eos_token_id": end_ids(lm) or None,
+            "logits_processor": LogitsProcessorList([decoding.processor(mask)] if decoding.processor else []),
+            "disable_compile": True,  # which such a cache sets off on a GPU, and which takes longer than it saves here
+        }
+        texts = write_answers(lm, input_ids, mask, max_new_tokens, decided, cache, segment, options)
         for index, text in zip(rows, texts, strict=True):
-            answers[index] = text.strip()
+            answers[index] = text
         if progress:
             progress(len(rows))
     lm.model.train(was_training)
