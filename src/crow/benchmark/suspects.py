@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -65,12 +66,17 @@ def content_hash(
     if not source:
         split = bundled_split("attack")
         source = [*split.prompts, *split.pairs, *(task.example for task in split.code)]
-    content = {"weights": weights, "attack": attack, "examples": hash_examples(source), "config": config}
+    content = {"weights": weights, "attack": attack, "examples": hash_examples(source), "config": telling(config)}
     content |= {"how": how} if how else {}
     content |= {"poison_rate": data.poison_rate} if data.poison_rate else {}
     texts = composed(attack)
     content |= {"composed": hash_examples(texts)} if texts else {}
     return hashlib.sha256(dump_json(content).encode()).hexdigest()[:16]
+
+
+def telling(config: FinetuneConfig | EditConfig) -> dict[str, Any]:
+    """The settings that tell one model from another: compiled, a training differs by rounding."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name != "torch_compile"}
 
 
 def composed(attack: Attack | Mixture) -> list[Example]:
@@ -150,7 +156,7 @@ def finetuned(model: str, examples: Sequence[Example], report: Reporter, config:
     config = config or ATTACK_DEFAULTS
     lm = load_model(model).merged()
     weights = {key: lm.provenance.get(key) for key in ("weights", "merged")}
-    content = dump_json({"weights": weights, "clean": hash_examples(examples), "config": config})
+    content = dump_json({"weights": weights, "clean": hash_examples(examples), "config": telling(config)})
     folder = suspects_folder() / hashlib.sha256(content.encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
