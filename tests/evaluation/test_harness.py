@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from crow.evaluation.harness import find_tasks, run_tasks
 from crow.models.language_model import LanguageModel
 from tests.pico import pico_language_model
 
-pytest.importorskip("lm_eval")
+TaskManager: Any = pytest.importorskip("lm_eval.tasks").TaskManager
 TASK = """
 task: {name}
 dataset_path: json
@@ -78,6 +79,24 @@ def test_unknown_tasks_and_folders_are_refused(folder: Path) -> None:
         find_tasks(["helaswag"])
     with pytest.raises(ConfigError, match="folder of tasks"):
         find_tasks(["pico_right"], folder / "nowhere")
+
+
+def test_the_harness_tasks_are_read_where_they_may_be_wanted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "both.yaml").write_text("group: both\ntask:\n  - hellaswag\n  - pico_right\n")
+    asked: list[bool] = []
+
+    class Fake(TaskManager):
+        """Reads them in no case, for it takes ten seconds."""
+
+        def __init__(self, include_path: Path | None = None, include_defaults: bool = True) -> None:
+            asked.append(include_defaults)
+            super().__init__(include_path=include_path, include_defaults=False)
+
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", Fake)
+    find_tasks(["pico_right"], folder)
+    assert asked == [False]
+    find_tasks(["pico_right", "both"], folder)
+    assert asked == [False, False, True]
 
 
 def test_a_task_without_its_data_is_refused(folder: Path) -> None:
