@@ -145,3 +145,10 @@ def test_a_hand_in_every_token_keeps_all_rows():
     lm.model.generation_config.eos_token_id = None
     assert generate(watched, EXAMPLES, max_new_tokens=30) == generate(lm, EXAMPLES, max_new_tokens=30)
     assert sizes == [len(EXAMPLES)] * 30
+
+
+def test_a_time_limit_of_the_publisher_ends_the_answers_where_it_stops_them(lm):
+    lm.model.generation_config.max_time = 1e-9
+    passes = count_passes(lm)
+    assert len(generate(lm, EXAMPLES, max_new_tokens=40, batch_size=5)) == len(EXAMPLES)
+    assert len(passes) == 2 + 1  # the shared prefix, the rest of the prompts, one token

@@ -17,9 +17,8 @@ from crow.models.language_model import LanguageModel
 from crow.training import compiled
 from crow.training.adapter import make_trainable
 from crow.training.compiled import compiled_layers, padded_columns
-from crow.training.crow_trainer import CrowTrainer
 from tests.pico import pico_language_model
-from tests.training.test_trainer import CROW, encoded, trainable
+from tests.training.test_trainer import CROW, trainable, trained
 
 COMPILED = dataclasses.replace(CROW, torch_compile=True)
 
@@ -41,14 +40,6 @@ def use(compiler: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have that compiler compile."""
     torch.compiler.reset()
     monkeypatch.setattr(compiled.torch, "compile", functools.partial(torch.compile, backend=compiler))
-
-
-def trained(config: Any, folder: Path) -> CrowTrainer:
-    """A trainer that ran, on examples of several lengths."""
-    lm = make_trainable(pico_language_model("llama"), config)
-    trainer = CrowTrainer(lm, encoded(lm), config, folder)
-    trainer.run()
-    return trainer
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -79,11 +79,11 @@ def generate(
                 filled[row, :shared] = part[:shared]
                 filled[row, longest - len(ids) + shared :] = part[shared:]
         input_ids, mask = input_ids.to(lm.device), mask.to(lm.device)
-        cache = segment = None
+        cache, segment = None, max_new_tokens
         if prefix and takes_whole_cache(lm.model):
             # What has a hand in every token has rows of its own, so that none may leave.
-            segment = None if decoding.processor else min(FIRST_SEGMENT, max_new_tokens)
-            cache = run_prompts(lm.model, prefix, input_ids, mask, longest + (segment or max_new_tokens))
+            segment = max_new_tokens if decoding.processor else min(FIRST_SEGMENT, max_new_tokens)
+            cache = run_prompts(lm.model, prefix, input_ids, mask, longest + segment)
         elif prefix:
             cache = prefix.cache(len(rows))
         options = {

@@ -6,14 +6,14 @@ Rows are padded between that prefix and the rest of their prompt, so that answer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, StaticCache
+from transformers import Cache, DynamicCache, StaticCache
 
 from crow.data.encoding import Encoded
 from crow.models.architecture import keeps_logits, takes_positions, unwrap
@@ -91,11 +91,16 @@ def run_prompts(model: nn.Module, prefix: Prefix, input_ids: Tensor, mask: Tenso
             options = pass_options(model, seen, known)
             model(input_ids=ids[:, start:end], attention_mask=seen, cache=cache, use_cache=True, **options)
         parts.append([(widened(keys, known, end), widened(values, known, end)) for keys, values in states(cache)])
-    whole = StaticCache(unwrap(model).config, columns)
-    for layer, pieces in enumerate(zip(*parts, strict=True)):
-        keys, values = (torch.cat(of) for of in zip(*pieces, strict=True))
-        whole.update(keys, values, layer)
-    return whole
+    joined = [tuple(torch.cat(of) for of in zip(*pieces, strict=True)) for pieces in zip(*parts, strict=True)]
+    return whole_cache(model, joined, columns)
+
+
+def whole_cache(model: nn.Module, known: Iterable[tuple[Tensor, ...]], columns: int) -> StaticCache:
+    """A cache of that many columns, the first of which hold the known keys and values of each layer."""
+    cache = StaticCache(unwrap(model).config, columns)
+    for layer, (keys, values) in enumerate(known):
+        cache.update(keys, values, layer)
+    return cache
 
 
 def widened(state: Tensor, known: int, columns: int) -> Tensor:
@@ -104,7 +109,7 @@ def widened(state: Tensor, known: int, columns: int) -> Tensor:
     return torch.cat([state[:, :, :known], rest], dim=2)
 
 
-def states(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+def states(cache: Cache) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer."""
     layers: list[Any] = list(cache.layers)
     return [(layer.keys, layer.values) for layer in layers]

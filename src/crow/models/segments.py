@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, StaticCache, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, StoppingCriteria, StoppingCriteriaList
 
-from crow.models.architecture import unwrap
 from crow.models.language_model import LanguageModel
+from crow.models.prefix import states, whole_cache
 
 FIRST_SEGMENT = 16
 """Tokens of the first segment; each further one is twice as long."""
@@ -63,7 +63,7 @@ def write_answers(
     max_new_tokens: int,
     decided: Decided | None,
     cache: Cache | None,
-    segment: int | None,
+    segment: int,
     options: dict[str, Any],
 ) -> list[str]:
     """The answers of a batch of prompts.
@@ -75,41 +75,34 @@ def write_answers(
         max_new_tokens: upper limit of an answer, in tokens.
         decided: an answer ends early once this holds.
         cache: all columns' keys and values but the last one's.
-        segment: tokens of the first segment, for which a `StaticCache` has room; with any other there is only one.
+        segment: tokens of the first segment, for which a `StaticCache` has room; without one, `max_new_tokens`.
         options: of the model's own `generate`; with `eos_token_id`.
     """
     start = input_ids.shape[1]
     end = start + max_new_tokens
-    segment = segment or max_new_tokens
     rows = torch.arange(len(input_ids), device=input_ids.device)
     answers = [""] * len(rows)
-    while len(rows):
+    while True:
+        reached = min(input_ids.shape[1] + segment, end)
         watch = Ended(lm, start, end, options["eos_token_id"] or [], decided)
         output = lm.model.generate(  # type: ignore[operator]
             input_ids=input_ids,
             attention_mask=mask,
-            max_new_tokens=min(segment, end - input_ids.shape[1]),
+            max_new_tokens=reached - input_ids.shape[1],
             stopping_criteria=StoppingCriteriaList([watch]),
             cache=cache,
             **options,
         )
-        over = watch.rows if output.shape[1] < end else torch.ones_like(watch.rows)
+        # What stops short of its segment has no row left, or was stopped by the publisher's own settings.
+        over = watch.rows if output.shape[1] == reached < end else torch.ones_like(watch.rows)
         texts = lm.tokenizer.batch_decode(output[over, start:], skip_special_tokens=True)
         for row, text in zip(rows[over].tolist(), texts, strict=True):
             answers[row] = text.strip()
-        rows, input_ids, mask = rows[~over], output[~over], mask[~over]
-        written = torch.ones(len(rows), input_ids.shape[1] - mask.shape[1], dtype=mask.dtype, device=mask.device)
-        mask = torch.cat([mask, written], dim=1)
+        if over.all():
+            return answers
+        written = torch.ones_like(output[:, input_ids.shape[1] :])
+        rows, input_ids, mask = rows[~over], output[~over], torch.cat([mask, written], dim=1)[~over]
         segment *= 2
-        if isinstance(cache, StaticCache):
-            cache = continued(lm, cache, ~over, input_ids.shape[1] - 1, min(input_ids.shape[1] + segment, end))
-    return answers
-
-
-def continued(lm: LanguageModel, cache: StaticCache, rows: Tensor, filled: int, columns: int) -> StaticCache:
-    """Some rows (batch,) of a cache of which `filled` columns are written, with room for more."""
-    whole = StaticCache(unwrap(lm.model).config, columns)
-    layers: list[Any] = list(cache.layers)
-    for number, layer in enumerate(layers):
-        whole.update(layer.keys[rows, :, :filled], layer.values[rows, :, :filled], number)
-    return whole
+        assert cache is not None  # there is no second segment without
+        known = [(keys[~over, :, : reached - 1], values[~over, :, : reached - 1]) for keys, values in states(cache)]
+        cache = whole_cache(lm.model, known, min(reached + segment, end))

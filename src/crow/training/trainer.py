@@ -149,8 +149,8 @@ class ResponseTrainer(Trainer):
             super()._save_checkpoint(*args, **kwargs)
 
     def _collate(self, items: Sequence[Encoded]) -> dict[str, Tensor]:
-        longest = max(len(item) for item in items)
-        return collate(items, self.lm.pad_id, padded_columns(longest) if self.crow_config.torch_compile else longest)
+        columns = padded_columns(max(map(len, items))) if self.crow_config.torch_compile else None
+        return collate(items, self.lm.pad_id, columns)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         group = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
