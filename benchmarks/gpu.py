@@ -239,10 +239,12 @@ def measured(part: str, shape: Shape, items: Sequence[Encoded], device: torch.de
     return {"bfloat16_flops": rate} | side_by_side(shape, items, device, tokenizer, rate)
 
 
-def keep(name: str, found: dict[str, Any]) -> None:
-    """Put what was measured of a shape into the record, beside other parts and shapes."""
+def keep(name: str, part: str, found: dict[str, Any], described: dict[str, Any]) -> None:
+    """Put a part of what was measured of a shape, and its manifest, into the record, beside other parts and shapes."""
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    write_json(RESULTS, known | {name: known.get(name, {}) | portable(found, ROOT.parent)})
+    row = known.get(name, {})
+    manifests = row.get("manifests", {}) | {part: described}
+    write_json(RESULTS, known | {name: row | portable(found | {"manifests": manifests}, ROOT.parent)})
 
 
 def shown(row: dict[str, Any], *keys: str, digits: str = ".1f", unit: float = 1) -> str:
@@ -277,7 +279,7 @@ def main() -> None:
             found = measured(part, shape, own, device, base.tokenizer)
             record[name] |= found
             if device.type == "cuda":
-                keep(name, found | {"manifest": described})
+                keep(name, part, found, described)
     if arguments.json:
         print(json.dumps(record, indent=2))
         return
