@@ -17,6 +17,7 @@ from crow.benchmark.journal import Journal
 from crow.defenses.strength import Trial
 from crow.records import Perplexity, Rate
 from crow.workflows.calibration import Calibration
+from crow.workflows.common import Options
 from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, triggered
 from tests.benchmark.scripts import loaded_script
 
@@ -24,7 +25,7 @@ TRIGGERED = [triggered(example, random.Random(0)) for example in held_out()]
 
 
 @pytest.fixture
-def strength(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def strength(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
     """The benchmark on a backdoored pico model, with canaries made up."""
 
     class MadeUpCalibrator:
@@ -39,6 +40,7 @@ def strength(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     with loaded_script("strength") as module:
         data = AttackData("own", None, None, TRIGGERED, held_out(), training_examples()[:8])
         attack = Attack(TRIGGERS["badnets"], TargetBehavior("go_away", SENTENCE, SENTENCE), 1.0)
+        monkeypatch.setattr(module, "WORK", tmp_path / "work")
         monkeypatch.setattr(module, "examples", lambda *_: data)
         monkeypatch.setattr(module, "suspect", lambda *_: trained_pico(poisoned=True))
         monkeypatch.setattr(module.Cell, "attack", attack)
@@ -86,6 +88,38 @@ def test_a_cell_says_whether_the_canaries_were_right(strength: ModuleType, tmp_p
     table = strength.table(journal, canaries)
     assert "Of 1 suspects, canaries called 1 removed; 1 of these were not." in table
     assert "| 1.000 |" in table  # perplexity over the suspect's
+
+
+def test_a_cell_that_was_killed_goes_on_and_says_so(
+    strength: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = list(strength.cells())
+    journal, canaries = (Journal(tmp_path / f"{name}.json", names, tmp_path) for name in ("strength", "canaries"))
+    whole, asked = strength.Calibrator, []
+
+    class Killed(whole):
+        def __init__(self, load: object, examples: object, config: object, work: Path, options: Options, _: object):
+            self.work = work
+            asked.append(options.resume)
+
+        def run(self) -> Calibration:
+            if self.work.is_dir():
+                return super().run()
+            self.work.mkdir(parents=True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(strength, "Calibrator", Killed)
+
+    def fill(name: str) -> None:
+        journal.fill(lambda name: strength.run(strength.cells()[name], None, journal, canaries), only=name)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(names[1])
+    fill(names[1])
+    assert asked == [False, True]
+    assert journal.records()[names[1]]["resumed"] is True
+    assert "| more than " in strength.table(journal, canaries)
+    assert not list((tmp_path / "work").iterdir())
 
 
 def test_crow_is_the_run_of_auto_at_strength_one_and_no_other(strength: ModuleType) -> None:
