@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -244,6 +245,17 @@ def test_a_half_written_checkpoint_is_not_resumed_from(finding: list[int], tmp_p
     resumed = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path, resume=True)
     for one, other in zip(weights(whole), weights(resumed), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_resumed_run_counts_the_time_of_what_was_done_before(finding: list[int], tmp_path: Path) -> None:
+    purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)
+    searches, trainings = tmp_path.glob("search-*.json"), tmp_path.glob("round-*/checkpoint-*/progress.json")
+    for seconds, paths in ((1000.0, list(searches)), (400.0, list(trainings))):
+        for path in paths:
+            path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": seconds}))
+    resumed = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path, resume=True)
+    assert resumed.seconds["search"] == 3000.0
+    assert 800.0 < resumed.seconds["training"] < 1000.0
 
 
 @pytest.mark.parametrize("preset", [DEFAULT, PAPER], ids=["default", "paper"])

@@ -44,7 +44,7 @@ class Result:
         before: what the last search before any training saw; None where the settings leave the search out.
         after: what the last search saw; likewise.
         rounds: how often search and repair went round, or search alone where it found nothing.
-        seconds: wall time of each part.
+        seconds: wall time of each part, in a resumed run with what it did not have to do again.
     """
 
     lm: LanguageModel
@@ -54,9 +54,9 @@ class Result:
     rounds: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add_time(self, part: str, start: float) -> None:
-        """Count the time since `start` to a part of the run."""
-        self.seconds[part] = round(self.seconds.get(part, 0.0) + time.monotonic() - start, 1)
+    def add_time(self, part: str, seconds: float) -> None:
+        """Count wall time to a part of the run."""
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + seconds, 1)
 
 
 def purify(
@@ -154,7 +154,7 @@ def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: Cro
 def search_round(result: Result, searches: Searches) -> Found:
     """One search; its time is added to `result`."""
     found = searches.search(result.rounds, trained=bool(result.training))
-    result.seconds["search"] = round(result.seconds.get("search", 0.0) + found.seconds, 1)
+    result.add_time("search", found.seconds)
     return found
 
 
@@ -180,4 +180,4 @@ def train_round(
 
         trainer = fit(result.lm, config, make, resume, adversary)
     result.training += [{"round": result.rounds, **term} for term in trainer.terms]
-    result.add_time("training", start)
+    result.add_time("training", trainer.seconds_before + time.monotonic() - start)

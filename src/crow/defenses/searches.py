@@ -40,7 +40,7 @@ class Found:
         record: of it.
         answers: that unrelated prompts were brought to, token ids.
         lines: that code begins with and never uses, token ids; looked for where there was no answer.
-        seconds: it took.
+        seconds: it took when it was made.
     """
 
     record: SearchRecord
@@ -96,7 +96,6 @@ class Searches:
         kept = self.work / f"search-{number}.json"
         # What the first process reads or finds holds for all.
         stored = agreed(json.loads(kept.read_text()) if self.resume and is_first() and kept.is_file() else None)
-        seconds = 0.0
         if stored is None:
             seen = self.look(number)
             if trained:
@@ -105,12 +104,11 @@ class Searches:
             lines = [] if answers else self.code_lines(trained)
             record = dataclasses.replace(seen.record(), lines=[line.text for line in lines])
             found = {"answers": answers, "lines": [line.ids.tolist() for line in lines]}
-            stored = agreed({"record": dataclasses.asdict(record), **found})
-            seconds = time.monotonic() - start
+            stored = agreed({"record": dataclasses.asdict(record), **found, "seconds": time.monotonic() - start})
             if is_first():
                 write_json(kept, stored)
         answers, lines = ([torch.tensor(ids) for ids in stored[name]] for name in ("answers", "lines"))
-        found = Found(SearchRecord(**stored["record"]), answers, lines, seconds)
+        found = Found(SearchRecord(**stored["record"]), answers, lines, stored["seconds"])
         self.known += found.answers
         self.known_lines += found.record.lines
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,7 +29,7 @@ from crow.training.loss import response_loss
 from crow.training.precision import autocast, rounded
 from crow.training.sampler import LengthGroupedSampler
 
-TERMS_FILE = "terms.json"
+PROGRESS_FILE = "progress.json"
 SAVE_STEPS = 25
 """Optimizer steps between checkpoints: about a minute of work is lost when a run is killed."""
 
@@ -57,6 +58,10 @@ class ResponseTrainer(Trainer):
 
     Accumulated micro-batches give the trajectory of one large batch: every term is divided by its
     token count over the whole optimizer step, and the data order depends on the step's size only.
+
+    Attributes:
+        terms: of every optimizer step, by name.
+        seconds_before: wall time that an interrupted run took up to the checkpoint that this one goes on from.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class ResponseTrainer(Trainer):
         for adapter in getattr(lm.model, "peft_config", {}).values():
             adapter.base_model_name_or_path = None
         self.terms: list[dict[str, float]] = []
+        self.seconds_before, self._started = 0.0, time.monotonic()
         self._sums: dict[str, Tensor] = {}
         settings: dict[str, Any] = {
             "output_dir": str(output_dir),
@@ -123,6 +129,7 @@ class ResponseTrainer(Trainer):
     def run(self, resume: bool = False) -> None:
         """Train to the end, from the last checkpoint where `resume` is set and there is one."""
         checkpoint = last_checkpoint(self.folder) if resume else None
+        self._started = time.monotonic()
         if checkpoint is not None:
             self.load_extra(checkpoint)
         with ExitStack() as stack:
@@ -136,11 +143,13 @@ class ResponseTrainer(Trainer):
 
     def save_extra(self, checkpoint: Path) -> None:
         """Write into a checkpoint's folder what `load_extra` needs."""
-        write_json(checkpoint / TERMS_FILE, self.terms)
+        seconds = self.seconds_before + time.monotonic() - self._started
+        write_json(checkpoint / PROGRESS_FILE, {"terms": self.terms, "seconds": seconds})
 
     def load_extra(self, checkpoint: Path) -> None:
         """Put back what `save_extra` wrote."""
-        self.terms = json.loads((checkpoint / TERMS_FILE).read_text())
+        progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
+        self.terms, self.seconds_before = progress["terms"], progress["seconds"]
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         if is_first():
