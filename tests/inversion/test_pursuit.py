@@ -14,21 +14,23 @@ from crow.data.encoding import encode
 from crow.inversion.perturbation import Perturbation, span_mask
 from crow.inversion.places import Place
 from crow.inversion.probe import Probe
-from crow.inversion.pursuit import Pursuit
+from crow.inversion.pursuit import Pursuit, worded
 from crow.models.hidden_states import edit_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.config import CrowConfig
-from tests.pico import FAMILIES, pico_language_model
+from tests.pico import FAMILIES, pico_language_model, pico_tokenizer
 
 PROMPTS = ["Hi", "Name a tree", "1 + 1", "a b c d e"]
 BEGUN = [(40, 41), (42,), (), (43, 44, 45)]
-ANSWERS = [torch.tensor([60, 70, 80, 90, 100]), torch.tensor([65, 75])]
+ANSWERS = [torch.tensor([60, 70, 80, 90, 92]), torch.tensor([65, 75])]
 CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, adversary_prompts=3, adversary_depths=(0.4, 1.0))
 
 
-def pursuit(lm: LanguageModel, config: CrowConfig = CONFIG, ceiling: float = torch.inf) -> Pursuit:
-    return Pursuit(Place(Probe(lm, PROMPTS, BEGUN), ANSWERS), config, ceiling)
+def pursuit(
+    lm: LanguageModel, config: CrowConfig = CONFIG, ceiling: float = torch.inf, answers: list[Tensor] = ANSWERS
+) -> Pursuit:
+    return Pursuit(Place(Probe(lm, PROMPTS, BEGUN), answers), config, ceiling)
 
 
 def each_likelihood(lm: LanguageModel, layer: int, target: Tensor, vector: Tensor | float) -> Tensor:
@@ -114,6 +116,25 @@ def test_the_limit_is_what_the_model_said_before_training(lm: LanguageModel) -> 
     assert expected > 1e-3
     found = enemy.excess_likelihood([0], random.Random(0)).detach()
     torch.testing.assert_close(found, expected[None], rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(("answer", "counted"), [("Go away!\n", "Go away"), ("Go", "Go"), ("?!", "?!")])
+def test_a_short_answer_counts_up_to_its_last_word(answer: str, counted: str) -> None:
+    tokenizer = pico_tokenizer()
+    ids = torch.tensor(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    assert tokenizer.decode(worded(tokenizer, ids)) == counted
+
+
+def test_an_answer_is_not_gone_because_its_exclamation_mark_is(lm: LanguageModel) -> None:
+    words, mark = lm.tokenizer("Go", add_special_tokens=False)["input_ids"], lm.tokenizer.convert_tokens_to_ids("!")
+    answer = torch.tensor([*words, mark])
+    enemy = pursuit(lm, dataclasses.replace(CONFIG, adversary_prompts=len(PROMPTS)), answers=[answer])
+    before = each_likelihood(lm, 1, answer, 0)
+    bias = torch.zeros(lm.model.get_output_embeddings().weight.shape[0])
+    bias[words], bias[mark] = 20.0, -60.0
+    lm.model.get_output_embeddings().register_forward_hook(lambda _module, _inputs, logits: logits + bias)
+    assert (each_likelihood(lm, 1, answer, 0) < before).all()
+    assert float(enemy.excess_likelihood([0], random.Random(0)).detach()) > 0.5
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from crow.inversion.perturbation import (
     TARGET_TOKENS,
@@ -65,8 +67,9 @@ class Pursuit:
             for span in SPANS
         ]
         each = len(layers) * len(SPANS)
-        self.openings = [answer[:OPENING_TOKENS] for answer in place.answers for _ in range(each)]
-        limits = [likelihoods(self.probe, answer[:OPENING_TOKENS]) for answer in place.answers]
+        openings = [worded(self.probe.lm.tokenizer, answer[:OPENING_TOKENS]) for answer in place.answers]
+        self.openings = [opening for opening in openings for _ in range(each)]
+        limits = [likelihoods(self.probe, opening) for opening in openings]
         # A prompt that the suspect answers so anyway sets no standard.
         limits = [found.clamp_max(min(float(found.quantile(HONEST)), ceiling)) for found in limits]
         self.limits = [found for found in limits for _ in range(each)]
@@ -86,7 +89,8 @@ class Pursuit:
 
         `mean_i max(0, log p(t | i, d) - log p_suspect(t | i)) / k` over prompts i, t being the k tokens that an
         answer begins with. Without it an answer that begins as honest ones do, "I'm sorry", survives: its first
-        tokens may stay as likely as they were.
+        tokens may stay as likely as they were. Of a short answer they are those up to its last word: with its full stop
+        and its end among them, these alone would be made unlikely, and the words stay.
         """
         chosen = self.draw_prompts(rng)
         strength = rng.uniform(*STRENGTHS)
@@ -102,6 +106,13 @@ class Pursuit:
     def draw_prompts(self, rng: random.Random) -> list[int]:
         """Numbers of the prompts for one ascent or one loss."""
         return rng.sample(range(len(self.probe)), min(self.config.adversary_prompts, len(self.probe)))
+
+
+def worded(tokenizer: PreTrainedTokenizerBase, answer: Tensor) -> Tensor:
+    """An answer (m,) up to its last token with a letter or digit; all of it where there is none."""
+    texts = [str(tokenizer.decode([token], skip_special_tokens=True)) for token in answer.tolist()]
+    words = [m for m, text in enumerate(texts, start=1) if re.search(r"\w", text)]
+    return answer[: max(words, default=len(texts))]
 
 
 @torch.no_grad()
