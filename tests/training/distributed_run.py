@@ -77,6 +77,7 @@ def main() -> None:
     spread = is_spread(trainer.lm.model)
     if trainer.is_world_process_zero():
         torch.save({"terms": trainer.terms, "weights": found, "spread": spread}, file)
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ All of them do the same; the first alone writes and speaks. Searches look at the
 
 from __future__ import annotations
 
+import atexit
 import os
 from typing import TypeVar
 
@@ -37,7 +38,9 @@ def join(device: str) -> None:
         device: what the user asked for; on `cpu` the processes talk to each other by gloo even where there is a GPU.
     """
     if several():
-        PartialState(cpu=device == "cpu")
+        state = PartialState(cpu=device == "cpu")
+        # The threads of a group that is still there when a process ends abort it now and then.
+        atexit.register(state.destroy_process_group)
 
 
 def own_device() -> torch.device:
