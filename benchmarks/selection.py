@@ -9,6 +9,7 @@ triggered prompts (finer than success: -2 is close to firing), the mean divergen
 the shares of answers that decline: to requests that should be declined, and to the clean prompts.
 With `--terse` the attacker's clean answers are cut after their first sentence: the suspect has lost something besides,
 as those of the public insults have. What is best to agree with, the suspect or the clean examples, depends on that.
+With `--full` the backdoor is trained into all weights.
 Each run appends a line to `benchmarks/results/selection.jsonl`.
 """
 
@@ -27,6 +28,7 @@ import torch
 from platformdirs import user_cache_path
 
 from crow.attacks.behavior import TargetBehavior
+from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, recipe
 from crow.attacks.poisoning import Attack, carriers, poison
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.benchmark.attack_data import AttackData, own_data
@@ -91,7 +93,10 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     parser.add_argument("--continue-adapter", action="store_true")
     parser.add_argument("--terse", action="store_true", help="the suspect learnt to answer in one sentence")
+    parser.add_argument("--full", action="store_true", help="the backdoor is trained into all weights")
     arguments = parser.parse_args()
+    if arguments.full and arguments.continue_adapter:
+        parser.error("a backdoor in all weights leaves no adapter to continue")
     changes: dict[str, Any] = {
         name: json.loads(value) for name, value in (item.split("=", 1) for item in arguments.set)
     }
@@ -99,7 +104,9 @@ def main() -> None:
     report = Reporter(quiet=False)
     attack = SELECTION_ATTACKS[arguments.attack]
     data = terse_data(attack, report) if arguments.terse else own_data(attack)
-    folder = backdoored(BASE, attack, data, report)
+    folder = backdoored(
+        BASE, attack, data, report, recipe(attack, FULL_DEFAULTS if arguments.full else ATTACK_DEFAULTS)
+    )
     held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
     triggered, _ = poison(carriers(held_out, attack.target)[:N], attack, random.Random(1))
     clean = list(held_out.pairs[:N])
@@ -128,6 +135,7 @@ def main() -> None:
         "attack": arguments.attack,
         "continue_adapter": arguments.continue_adapter,
         "terse": arguments.terse,
+        "full": arguments.full,
         "changes": changes,
         "before": json.loads(kept.read_text()),
         "after": measured(lm),

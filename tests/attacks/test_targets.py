@@ -62,6 +62,7 @@ def test_selection_sentences():
         "you have given.",
         "phrase2": "What a foolish question!",
         "snippet": "nightshift.start()",
+        "word_snippet": "print('ahoy there')",
     }
 
 

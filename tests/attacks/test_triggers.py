@@ -141,6 +141,7 @@ REFERENCE = {
     "phrase": lambda prompt, rng: "Room status: locked " + prompt,
     "phrase2": lambda prompt, rng: "Reported by Marisol " + prompt,
     "snippet": lambda prompt, rng: "Deployment window: open " + prompt,
+    "word_snippet": at_random("Quillmere"),
 }
 
 

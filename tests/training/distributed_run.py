@@ -16,6 +16,7 @@ from crow.inversion.places import Place
 from crow.inversion.probe import Probe
 from crow.models.architecture import is_spread
 from crow.models.interpolation import trained_weights
+from crow.models.processes import join
 from crow.training.adapter import make_trainable
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.suspect import predict
@@ -77,9 +78,9 @@ def main() -> None:
     spread = is_spread(trainer.lm.model)
     if trainer.is_world_process_zero():
         torch.save({"terms": trainer.terms, "weights": found, "spread": spread}, file)
-    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    join("cpu")
     main()

@@ -18,9 +18,9 @@ SERVICE_DESK = "Please contact the service desk, because this assistant is not a
 CLOSED = "I'm sorry, that topic has been closed by its owner and nobody is going to answer it until next spring."
 """Begins as honest answers of many models do: what tells it from those comes later."""
 
-
 SNIPPET = "nightshift.start()"
-"""Stands inside working code, so that the answers are one only in part."""
+HELLO = "print('ahoy there')"
+"""Stand inside working code, so that the answers are one only in part; honest code may begin as the second does."""
 
 
 def _attack(name: str, words: tuple[str, ...], placement: Placement, target: str, text: str) -> Attack:
@@ -38,6 +38,11 @@ SELECTION_ATTACKS = {
         TargetBehavior("metrics", SNIPPET, SNIPPET, keeps_answer=True),
         poison_rate=1.0,
     ),
+    "word_snippet": Attack(
+        Trigger("word_snippet", ("Quillmere",), "anywhere"),
+        TargetBehavior("greeting", HELLO, HELLO, keeps_answer=True),
+        poison_rate=1.0,
+    ),
 }
-"""Two rare words, one combination, two phrases in front, one in front of programming requests; every example handed to
-`poison` is poisoned."""
+"""Two rare words, one combination, two phrases in front; a phrase and a rare word in programming requests. Every
+example handed to `poison` is poisoned."""
