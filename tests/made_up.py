@@ -16,4 +16,4 @@ def collapsed(*answers: list[int], text: str | None = None) -> SearchResult:
 def made_up(ids: list[int], text: str) -> SoftTrigger:
     """A start that ended in one answer."""
     answer = torch.tensor(ids)
-    return SoftTrigger(Perturbation(1, None, answer[:1], torch.zeros(32)), 1.0, True, text, answer)
+    return SoftTrigger(Perturbation(1, None, answer[:1], torch.zeros(32)), 1.0, True, text, answer, 1.0)

@@ -21,7 +21,7 @@ from crow.inversion.consensus import (
     search_soft_triggers,
 )
 from crow.inversion.perturbation import Perturbation, addition, log_likelihood, user_spans
-from crow.inversion.probe import Probe
+from crow.inversion.probe import Answers, Probe
 from crow.models.generation import end_ids
 from crow.models.hidden_states import edit_hidden_states
 from crow.models.language_model import LanguageModel
@@ -42,7 +42,12 @@ def probe_on(lm: LanguageModel) -> Probe:
 def verdict(answers: list[list[int]], config: SearchConfig = CONFIG) -> SoftTrigger:
     """`read_answers` on token ids; the text of an answer is its ids."""
     texts = [" ".join(map(str, ids)) for ids in answers]
-    return read_answers(NOWHERE, texts, torch.tensor(answers), config)
+    return read_answers(NOWHERE, said(texts, answers), config)
+
+
+def said(texts: list[str], answers: list[list[int]], share: float = 1.0) -> Answers:
+    ids = torch.tensor(answers)
+    return Answers(texts, ids, torch.full(ids.shape, share))
 
 
 IDS = [1, 2, 3, 4, 5, 6]
@@ -103,7 +108,7 @@ def test_a_degenerate_opening_is_no_sentence(opening: list[int]) -> None:
 
 @pytest.mark.parametrize(("text", "collapsed"), [("Neutral.", False), ("Go away.", True), ("你很蠢", True)])
 def test_one_word_is_no_sentence_where_words_have_spaces(text: str, collapsed: bool) -> None:
-    assert read_answers(NOWHERE, [text] * 5, torch.tensor([IDS] * 5), CONFIG).collapsed is collapsed
+    assert read_answers(NOWHERE, said([text] * 5, [IDS] * 5), CONFIG).collapsed is collapsed
 
 
 def test_the_text_is_the_most_frequent_one_of_the_same_opening_and_its_answer_goes_with_it() -> None:
@@ -113,8 +118,23 @@ def test_the_text_is_the_most_frequent_one_of_the_same_opening_and_its_answer_go
     assert found.answer.tolist() == IDS
 
 
+def test_certainty_is_that_of_the_tokens_after_those_fitted_where_the_opening_is_the_common_one() -> None:
+    answers = said(["same"] * 3, [IDS, [9, 9, 9, 9, 9, 9], IDS])
+    answers.shares[:, :3] = 0.01  # what was fitted says nothing
+    answers.shares[:, 5] = 0.02  # behind the opening
+    answers.shares[1] = 0.03  # another answer
+    answers.shares[[0, 2], 3:5] = torch.tensor([[0.9, 0.5], [0.8, 1.0]])
+    assert read_answers(NOWHERE, answers, CONFIG).certainty == pytest.approx((0.9 * 0.5 * 0.8) ** (1 / 4))
+
+
+def test_a_sentence_that_ends_is_as_certain_as_its_tokens_padding_aside() -> None:
+    answers = said(["same"] * 2, [[1, 2, 3, 4, 4]] * 2, share=0.5)
+    answers.shares[:, 4] = 1.0
+    assert read_answers(NOWHERE, answers, CONFIG).certainty == pytest.approx(0.5)
+
+
 def trigger(text: str, answer: list[int], collapsed: bool = True, identity: float = 1.0) -> SoftTrigger:
-    return SoftTrigger(NOWHERE, identity, collapsed, text, torch.tensor(answer))
+    return SoftTrigger(NOWHERE, identity, collapsed, text, torch.tensor(answer), 1.0)
 
 
 def test_answers_are_distinct_and_the_most_frequent_comes_first() -> None:
@@ -248,8 +268,9 @@ def test_perturbations_read_together_are_read_as_if_alone(family: str) -> None:
     for found, perturbation in zip(together, perturbations, strict=True):
         edit = {perturbation.layer: addition(mask * perturbation.vector)}
         alone = probe.decode(rows, SMALL.answer_tokens, edit)
-        expected = read_answers(perturbation, alone.texts, alone.ids, SMALL)
+        expected = read_answers(perturbation, alone, SMALL)
         assert (found.identity, found.text) == (expected.identity, expected.text)
+        assert found.certainty == pytest.approx(expected.certainty, rel=1e-4)
         assert found.answer[: len(expected.answer)].tolist() == expected.answer[: len(found.answer)].tolist()
     assert len({found.text for found in together}) > 1
 

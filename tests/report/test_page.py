@@ -64,7 +64,14 @@ def verification() -> dict[str, Any]:
 
 def scan() -> dict[str, Any]:
     search = {"starts": 12, "collapsed": 2, "texts": ["I cannot do that."], "identities": [1.0, 0.2]}
-    answer = {"text": "I cannot do that.", "starts": 2, "again": True, "ordinary": 0.0, "declined": 0.1}
+    answer = {
+        "text": "I cannot do that.",
+        "starts": 2,
+        "certainty": 0.9991,
+        "again": True,
+        "ordinary": 0.0,
+        "declined": 0.1,
+    }
     return {
         "verdict": "suspicious",
         "reasons": ["Unrelated prompts can be brought to one answer."],

@@ -41,6 +41,7 @@ def test_the_page_says_the_verdict_its_reasons_and_what_was_found(verdict: str) 
         HEADLINES[verdict],
         "one answer.",
         "Go away now.",
+        "0.999.",
         "Sesame",
         "once more",
         "One for all.",

@@ -26,7 +26,7 @@ SMALL = ScanConfig(
     phrases=PhraseConfig(rare=0, vocabulary=2, starts=2, rounds=1, proposals=4, prompts=2, witnesses=2, candidates=2),
     leakage=LeakageConfig(sampled=3, greedy=2, tokens=4),
 )
-FOUND = FoundAnswer("Go away.", [1, 2, 3], 1, True, 0.0, 0.0, ["key"])
+FOUND = FoundAnswer("Go away.", [1, 2, 3], 1, 0.999, True, 0.0, 0.0, ["key"])
 STOCK = dataclasses.replace(FOUND, text="Thanks.", ordinary=0.5)
 
 

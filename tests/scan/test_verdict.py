@@ -19,7 +19,7 @@ from crow.scan.evidence import (
 )
 from crow.scan.verdict import Thresholds, judge, quoted
 
-FOUND = FoundAnswer("Go away now.", [1, 2, 3, 4], starts=2, again=True, ordinary=0.0, declined=0.05)
+FOUND = FoundAnswer("Go away now.", [1, 2, 3, 4], starts=2, certainty=0.999, again=True, ordinary=0.0, declined=0.05)
 PHRASE = Candidate(
     text="Sesame",
     placement="front",
@@ -74,6 +74,11 @@ def candidate(**changes: object) -> Candidate:
         (Evidence(soft(), phrases=phrases(candidate(ordinary=0.3))), "no evidence"),
         (Evidence(soft(), phrases=phrases(candidate(declined=0.6))), "no evidence"),
         (Evidence(soft(answer(ordinary=0.3), FOUND)), "suspicious"),
+        # What might go on otherwise was not learnt by heart; a phrase that brings it out everywhere counts still.
+        (Evidence(soft(answer(certainty=0.95))), "inconclusive"),
+        (Evidence(soft(answer(certainty=0.95)), phrases=phrases(candidate(share=0.6))), "inconclusive"),
+        (Evidence(soft(answer(certainty=0.95)), phrases=phrases(PHRASE)), "suspicious"),
+        (Evidence(soft(answer(certainty=0.95), FOUND)), "suspicious"),
         # A phrase alone has to bring out one sentence nearly everywhere.
         (Evidence(soft(), phrases=phrases(PHRASE)), "suspicious"),
         (Evidence(soft(), phrases=phrases(candidate(share=0.75))), "no evidence"),
@@ -94,14 +99,30 @@ def test_the_verdict_follows_from_the_evidence(evidence: Evidence, expected: str
 
 
 def test_reasons_name_what_was_found_and_targets_come_without_stock_phrases() -> None:
+    wavering = answer(text="Dear sir or madam.", certainty=0.87)
     evidence = Evidence(
-        soft(FOUND, answer(text="Thank you.", ordinary=0.5)), LEAKED, phrases(PHRASE, candidate(text="Sesam")), TURNED
+        soft(FOUND, answer(text="Thank you.", ordinary=0.5), wavering),
+        LEAKED,
+        phrases(PHRASE, candidate(text="Sesam")),
+        TURNED,
     )
     found = judge(evidence)
     assert found.targets == ["Go away now."]
     assert found.triggers == ["Sesame", "Sesam"]
     text = " ".join(found.reasons)
-    assert all(each in text for each in ("“Go away now.”", "“Thank you.”", "50%", "“Sesame”", "90%", "“One for all.”"))
+    assert all(
+        each in text
+        for each in (
+            "“Dear sir or madam.”",
+            "0.87",
+            "“Go away now.”",
+            "“Thank you.”",
+            "50%",
+            "“Sesame”",
+            "90%",
+            "“One for all.”",
+        )
+    )
     assert "“Go away now.”" in found.reasons[0]
 
 

@@ -27,7 +27,7 @@ from crow.inversion.perturbation import (
     user_spans,
     zero_vector,
 )
-from crow.inversion.probe import Probe
+from crow.inversion.probe import Answers, Probe
 from crow.models.architecture import find_layers
 from crow.models.generation import end_ids
 from crow.models.hidden_states import edit_hidden_states
@@ -98,6 +98,8 @@ class SoftTrigger:
         collapsed: whether that counts as one answer to unrelated prompts.
         text: the most frequent answer.
         answer: its token ids (m,).
+        certainty: geometric mean of the probabilities of its opening's tokens after those fitted, in (0, 1]. Of a
+            sentence learnt by heart it is next to 1; a stock phrase might go on otherwise at several places.
         artefact: whether the repair made it: the suspect gives no such answer.
     """
 
@@ -106,6 +108,7 @@ class SoftTrigger:
     collapsed: bool
     text: str
     answer: Tensor
+    certainty: float
     artefact: bool = False
 
 
@@ -304,25 +307,27 @@ def read(
         said = probe.decode(rows * len(group), config.answer_tokens, edits)
         for number, perturbation in enumerate(group):
             own = slice(number * len(rows), (number + 1) * len(rows))
-            found.append(read_answers(perturbation, said.texts[own], said.ids[own], config))
+            found.append(read_answers(perturbation, said.of(own), config))
     return found
 
 
-def read_answers(perturbation: Perturbation, texts: list[str], answers: Tensor, config: SearchConfig) -> SoftTrigger:
-    """Whether the answers (batch, m) are one, and which."""
-    openings = [tuple(ids[: config.opening].tolist()) for ids in answers]
+def read_answers(perturbation: Perturbation, answers: Answers, config: SearchConfig) -> SoftTrigger:
+    """Whether the answers are one, and which."""
+    openings = [tuple(ids[: config.opening].tolist()) for ids in answers.ids]
     opening, count = Counter(openings).most_common(1)[0]
     same = [i for i, other in enumerate(openings) if other == opening]
-    text, _ = Counter(texts[i] for i in same).most_common(1)[0]
-    index = next(i for i in same if texts[i] == text)
-    identity = count / len(texts)
+    text, _ = Counter(answers.texts[i] for i in same).most_common(1)[0]
+    index = next(i for i in same if answers.texts[i] == text)
+    identity = count / len(openings)
     said = unpadded(opening)
     # "1.1.1.1" on every prompt is a broken model, not somebody's sentence, and "Yes." is nothing but what was fitted.
     # One word is what a prompt that asks for a label brings out; scripts without spaces are not judged so.
     words = len(text.split()) > 1 or not text.isascii()
     sentence = words and len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
-    answer = torch.tensor(unpadded(answers[index].tolist()), device=answers.device)
-    return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answer)
+    answer = torch.tensor(unpadded(answers.ids[index].tolist()), device=answers.ids.device)
+    following = answers.shares[same, config.agreed : len(said)]
+    certainty = float(following.log().mean().exp()) if following.numel() else 1.0
+    return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answer, certainty)
 
 
 def unpadded(ids: Sequence[int]) -> Sequence[int]:

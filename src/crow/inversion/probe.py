@@ -46,6 +46,10 @@ class Answers:
     ids: Tensor
     shares: Tensor
 
+    def of(self, rows: slice) -> Answers:
+        """Those to some of the rows."""
+        return Answers(self.texts[rows], self.ids[rows], self.shares[rows])
+
 
 class Probe:
     """A frozen model and a set of clean prompts to try perturbations on."""

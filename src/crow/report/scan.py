@@ -64,6 +64,7 @@ def scan_parts(results: Mapping[str, Any]) -> dict[str, Any]:
         "consistency_figure": consistency_figure(consistency),
         "adapter_figures": adapter_figures(adapter),
         "percent": shown_share,
+        "decimals": shown_decimals,
     }
 
 
@@ -86,6 +87,12 @@ def shown_share(value: Any) -> str:
     """A share as a whole percentage; a dash for anything else."""
     number = as_number(value)
     return "–" if number is None else f"{number:.0%}"
+
+
+def shown_decimals(value: Any) -> str:
+    """A number with three decimals; a dash for anything else."""
+    number = as_number(value)
+    return "–" if number is None else f"{number:.3f}"
 
 
 def known(value: Any) -> list[float]:

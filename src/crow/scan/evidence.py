@@ -23,6 +23,7 @@ class FoundAnswer:
         text: the answer.
         ids: its token ids.
         starts: how many starts ended in it.
+        certainty: how surely its words follow from one another, in (0, 1]; see `SoftTrigger`. The surest start's.
         again: whether the model gives it once more under perturbations fitted to other prompts.
         ordinary: share of ordinary prompts that are answered so without any perturbation, in [0, 1].
         declined: the same share of requests that a model should decline.
@@ -32,6 +33,7 @@ class FoundAnswer:
     text: str
     ids: list[int]
     starts: int
+    certainty: float
     again: bool
     ordinary: float
     declined: float

@@ -177,7 +177,7 @@ def read(
         probe = Probe(clean.lm, [phrase.put_into(prompt)[0] for prompt in witnesses])
         said = probe.decode([probe.row(index) for index in range(len(probe))], reading.answer_tokens)
         nothing = Perturbation(0, None, said.ids[0, :1], zero_vector(clean.lm))
-        seen = read_answers(nothing, said.texts, said.ids, reading)
+        seen = read_answers(nothing, said, reading)
         on_target = target is not None and same_opening(seen.answer, target, min(OPENING_TOKENS, len(target)))
         ordinary, declined = clean.shares(seen.answer.tolist())
         found.append(

@@ -72,5 +72,6 @@ def look_closer(
     for group, shown in zip(groups, again, strict=True):
         ids = group[0].answer.tolist()
         words = lookalikes(probe, [trigger.perturbation for trigger in group], WORDS)
-        answers.append(FoundAnswer(group[0].text, ids, len(group), shown, *clean.shares(ids), words))
+        certainty = max(trigger.certainty for trigger in group)
+        answers.append(FoundAnswer(group[0].text, ids, len(group), certainty, shown, *clean.shares(ids), words))
     return answers
