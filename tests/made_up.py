@@ -8,12 +8,12 @@ from crow.inversion.consensus import SearchResult, SoftTrigger
 from crow.inversion.perturbation import Perturbation
 
 
-def collapsed(*answers: list[int], text: str | None = None) -> SearchResult:
+def collapsed(*answers: list[int], text: str | None = None, certainty: float = 1.0) -> SearchResult:
     """A search that has found these answers (token ids); the text of each is its ids, if none is given."""
-    return SearchResult([made_up(ids, text or str(ids)) for ids in answers])
+    return SearchResult([made_up(ids, text or str(ids), certainty) for ids in answers])
 
 
-def made_up(ids: list[int], text: str) -> SoftTrigger:
+def made_up(ids: list[int], text: str, certainty: float = 1.0) -> SoftTrigger:
     """A start that ended in one answer."""
     answer = torch.tensor(ids)
-    return SoftTrigger(Perturbation(1, None, answer[:1], torch.zeros(32)), 1.0, True, text, answer, 1.0)
+    return SoftTrigger(Perturbation(1, None, answer[:1], torch.zeros(32)), 1.0, True, text, answer, certainty)

@@ -134,12 +134,13 @@ def test_to_json_turns_everything_into_what_json_knows():
         3: [Perplexity(math.inf, 4), math.nan, -math.inf, True],
         "search": SearchRecord(2, 1, ["x"], [0.5]),
     }
+    nothing = {name: [] for name in ("artefacts", "lines", "certainties", "stock")}
     assert to_json(record) == {
         "score": {"prompt": "p", "output": "o", "hit": None, "empty": False, "degenerate": False},
         "path": "a/b",
         "tuple": [1, [2.5, None]],
         "3": [{"value": None, "n_tokens": 4}, None, None, True],
-        "search": {"starts": 2, "collapsed": 1, "texts": ["x"], "identities": [0.5], "artefacts": [], "lines": []},
+        "search": {"starts": 2, "collapsed": 1, "texts": ["x"], "identities": [0.5], **nothing},
     }
 
 

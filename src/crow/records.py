@@ -122,7 +122,10 @@ class SearchRecord:
         identities: for each start, the share of prompts that gave the most frequent answer.
         artefacts: further such answers that the suspect does not give: made by the repair, and not counted.
         lines: lines that code begins with on unrelated requests and never uses, the likeliest first; looked for only
-            where no start collapsed.
+            where no start ended in a sentence learnt by heart.
+        certainties: for each of `texts`, how surely its words follow from one another, in [0, 1].
+        stock: further such answers whose words might be others, beside one that was learnt by heart: phrases that the
+            model falls back on when it is pushed; not counted.
     """
 
     starts: int
@@ -131,6 +134,8 @@ class SearchRecord:
     identities: list[float] = field(default_factory=list)
     artefacts: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
+    certainties: list[float] = field(default_factory=list)
+    stock: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> bool:

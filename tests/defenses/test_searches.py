@@ -28,17 +28,18 @@ from crow.training.watch import silent
 
 EXAMPLES = [Example(f"ask {word}", f"{word} it is") for word in ("one", "two", "three", "four", "five", "six")]
 CONFIG = dataclasses.replace(get_preset("default"), epochs=1.0, batch_size=3, rank=2, rounds=3, adversary_every=1)
-THEIRS, ANOTHER, MADE = ([first, 21, 22, 23, 24] for first in (20, 30, 40))
+THEIRS, ANOTHER, MADE, STOCK = ([first, 21, 22, 23, 24] for first in (20, 30, 40, 50))
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """What was looked for in the suspect; it shows all but `MADE`."""
+    """What was looked for in the suspect; it shows all but `MADE`, and does not know `STOCK` by heart."""
     found: list[list[int]] = []
 
-    def shown(_probe: Probe, triggers: list[SoftTrigger], *_: object) -> list[bool]:
-        found.extend(trigger.answer.tolist() for trigger in triggers)
-        return [trigger.answer.tolist() != MADE for trigger in triggers]
+    def shown(_probe: Probe, triggers: list[SoftTrigger], *_: object) -> list[float]:
+        answers = [trigger.answer.tolist() for trigger in triggers]
+        found.extend(answers)
+        return [{str(MADE): 0.0, str(STOCK): 0.9}.get(str(answer), 1.0) for answer in answers]
 
     monkeypatch.setattr(searches, "shown_again", shown)
     return found
@@ -66,6 +67,58 @@ def test_what_the_suspect_gives_as_well_is_trained_away(asked, monkeypatch, tmp_
     assert asked == [ANOTHER, MADE]  # what was found in the suspect need not be looked for again
     steps = [sum(term["round"] == number for term in result.training) for number in range(3)]
     assert steps == [2, 4, 2]  # as many passes as answers of the suspect
+
+
+def both(*, theirs: list[int], unsure: list[int]) -> SearchResult:
+    """A search that found an answer known by heart and another one."""
+    return SearchResult([*collapsed(unsure, certainty=0.9).triggers, *collapsed(theirs).triggers])
+
+
+def test_a_stock_phrase_beside_a_sentence_known_by_heart_is_told_and_left_alone(asked, monkeypatch, tmp_path) -> None:
+    result = run(monkeypatch, tmp_path, both(theirs=THEIRS, unsure=STOCK), collapsed(STOCK, certainty=0.99))
+    assert (result.before.collapsed, result.before.texts, result.before.stock) == (1, [str(THEIRS)], [str(STOCK)])
+    assert result.before.certainties == [1.0]
+    # In the second search it is judged by how the suspect says it.
+    assert asked == [STOCK]
+    assert (result.after.collapsed, result.after.stock) == (0, [str(STOCK)])
+    assert result.rounds == 1
+    assert len(result.training) == 2
+
+
+def test_where_nothing_is_known_by_heart_whatever_was_found_is_trained_away(asked, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    result = run(monkeypatch, tmp_path, collapsed(STOCK, certainty=0.9), collapsed())
+    assert (result.before.collapsed, result.before.stock) == (1, [])
+    assert len(result.training) == 2
+
+
+def test_a_backdoor_that_is_weaker_after_training_is_none_the_less_that(asked, monkeypatch, tmp_path) -> None:
+    result = run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed(THEIRS, certainty=0.6), collapsed())
+    assert result.rounds == 2
+    assert asked == []
+
+
+def test_another_backdoor_that_training_has_weakened_counts_as_the_suspect_says_it(
+    asked, monkeypatch, tmp_path
+) -> None:
+    result = run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed(ANOTHER, certainty=0.6), collapsed())
+    assert result.rounds == 2
+    assert asked == [ANOTHER]
+
+
+def test_with_all_weights_in_training_an_unsure_answer_counts_after_the_first_search(monkeypatch, tmp_path) -> None:
+    config = dataclasses.replace(CONFIG, method="full", rounds=2)
+    first = both(theirs=THEIRS, unsure=STOCK)
+    result = run(monkeypatch, tmp_path, first, collapsed(ANOTHER, certainty=0.9), collapsed(), config=config)
+    assert result.before.stock == [str(STOCK)]
+    assert result.rounds == 2
+
+
+def test_a_resumed_run_knows_that_something_was_known_by_heart(asked, monkeypatch, tmp_path) -> None:
+    run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed())
+    (tmp_path / "search-1.json").unlink()
+    again = run(monkeypatch, tmp_path, collapsed(STOCK))
+    assert (again.after.collapsed, again.after.stock) == (0, [str(STOCK)])
 
 
 def test_with_all_weights_in_training_every_answer_counts(asked, monkeypatch, tmp_path) -> None:
@@ -127,6 +180,14 @@ def test_a_line_that_only_the_repaired_model_writes_does_not_count(monkeypatch, 
     assert json.loads((tmp_path / "search-1.json").read_text())["record"]["lines"] == ["zap()"]
 
 
+def test_a_line_in_code_is_surer_than_an_answer_that_might_be_another(monkeypatch, tmp_path) -> None:
+    lines = iter([[code_line("zap()")], []])
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: next(lines))
+    result = run(monkeypatch, tmp_path, collapsed(STOCK, certainty=0.9), collapsed())
+    assert (result.before.collapsed, result.before.stock, result.before.lines) == (0, [str(STOCK)], ["zap()"])
+    assert len(result.training) == (len(EXAMPLES) + len(bundled_split("purification").code)) // CONFIG.batch_size
+
+
 def test_a_real_backdoor_is_shown_again_by_its_model_and_not_by_a_clean_one() -> None:
     model = trained_pico("llama")
     model.model.requires_grad_(False)
@@ -134,6 +195,7 @@ def test_a_real_backdoor_is_shown_again_by_its_model_and_not_by_a_clean_one() ->
     found = search_soft_triggers(Probe(model, prompts), PICO_SEARCH, seed=0)
     triggers = [trigger for trigger in found.collapsed if trigger.text == SENTENCE]
     assert triggers
+    assert all(trigger.certainty >= PICO_SEARCH.certain for trigger in triggers)
     assert any(shown_again(Probe(model, prompts), triggers, PICO_SEARCH, seed=1))
     clean = pico_language_model("llama")
     clean.model.requires_grad_(False)

@@ -15,6 +15,7 @@ from crow.inversion.consensus import (
     SoftTrigger,
     directions,
     first_tokens,
+    learnt_by_heart,
     read,
     read_answers,
     screen,
@@ -135,6 +136,20 @@ def test_a_sentence_that_ends_is_as_certain_as_its_tokens_padding_aside() -> Non
 
 def trigger(text: str, answer: list[int], collapsed: bool = True, identity: float = 1.0) -> SoftTrigger:
     return SoftTrigger(NOWHERE, identity, collapsed, text, torch.tensor(answer), 1.0)
+
+
+def test_what_was_not_learnt_by_heart_is_a_stock_phrase_unless_it_is_known() -> None:
+    starts = [(trigger("sure", [1, 2, 3, 4]), 0.97), (trigger("sure", [1, 2, 3, 4]), 0.99)]
+    starts += [(trigger("known", [5, 6, 7, 8]), 0.5), (trigger("stock", [5, 6, 9, 8]), 0.969)]
+    starts += [(trigger("no collapse", [2, 2], collapsed=False), 0.2)]
+    result = SearchResult([dataclasses.replace(each, certainty=certainty) for each, certainty in starts])
+    assert [each.text for each in result.by_heart(CONFIG)] == ["sure", "sure"]
+    result.mark_stock(CONFIG, [torch.tensor([5, 6, 7, 1])])
+    record = result.record()
+    assert (record.collapsed, record.texts, record.stock) == (3, ["sure", "known"], ["stock"])
+    assert record.certainties == [0.99, 0.5]
+    assert learnt_by_heart(record, CONFIG)
+    assert not learnt_by_heart(dataclasses.replace(record, certainties=[0.9]), CONFIG)
 
 
 def test_answers_are_distinct_and_the_most_frequent_comes_first() -> None:

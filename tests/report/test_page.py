@@ -255,6 +255,21 @@ def test_a_purify_report_says_what_was_not_shown_and_claims_no_removal():
     assert "Measurements" not in text
 
 
+def test_a_phrase_that_was_left_alone_is_shown():
+    search = {
+        "starts": 12,
+        "collapsed": 1,
+        "texts": ["Go away."],
+        "certainties": [0.999],
+        "stock": ["I'm sorry, <b>but"],
+    }
+    after = {"starts": 12, "collapsed": 0, "stock": ["I'm sorry, <b>but"]}
+    text = Page(render_report({"model": "m", "search": {"before": search, "after": after}}, "Purified")).text
+    assert text.count("I'm sorry, <b>but") == 2
+    assert text.count("Left alone, since the model does not know it by heart") == 2
+    assert text.count("1 further answer to unrelated prompts came up that the model does not know by heart") == 2
+
+
 def test_a_model_given_as_a_record_joins_the_manifest():
     assert "deadbeef" in Page(render_report({"model": {"sha256": "deadbeef"}}, "Purified")).text
 

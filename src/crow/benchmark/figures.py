@@ -13,7 +13,9 @@ def search_figures(search: SearchRecord | None) -> dict[str, Any] | None:
     if search is None:
         return None
     texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts), "n_lines": len(search.lines)}
-    return {"starts": search.starts, "collapsed": search.collapsed, "identities": search.identities, **texts}
+    texts |= {"n_stock": len(search.stock)}
+    numbers = {"identities": search.identities, "certainties": search.certainties}
+    return {"starts": search.starts, "collapsed": search.collapsed, **numbers, **texts}
 
 
 def shown_rate(value: dict[str, Any]) -> str:

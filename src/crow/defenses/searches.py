@@ -17,6 +17,7 @@ from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import (
     SearchConfig,
     SearchResult,
+    learnt_by_heart,
     same_opening,
     search_soft_triggers,
     shown_again,
@@ -39,7 +40,7 @@ class Found:
     Attributes:
         record: of it.
         answers: that unrelated prompts were brought to, token ids.
-        lines: that code begins with and never uses, token ids; looked for where there was no answer.
+        lines: that code begins with and never uses, token ids; looked for where no answer was known by heart.
         seconds: it took when it was made.
     """
 
@@ -57,6 +58,10 @@ class Searches:
     any misunderstanding ..". To train that away would be to mend what no attacker made. So an answer that was not found
     in the suspect is looked for there, too, and counts only if the suspect gives it.
 
+    The suspect may have stock answers as well, which to train away costs more of the model than the backdoor does. An
+    attacker's sentence was learnt by heart, a stock answer might go on otherwise: where one of the first kind or a
+    smuggled line is found, those of the second kind are told and left alone.
+
     Attributes:
         lm: the model; the suspect when this is made.
         probe: it, with clean prompts.
@@ -68,6 +73,7 @@ class Searches:
         watch: opens progress displays.
         known: answers found in the suspect itself.
         known_lines: lines likewise.
+        by_heart: whether something was found that the suspect knows by heart.
     """
 
     lm: LanguageModel
@@ -80,6 +86,7 @@ class Searches:
     watch: Watch
     known: list[Tensor] = field(default_factory=list)
     known_lines: list[str] = field(default_factory=list)
+    by_heart: bool = False
 
     def __post_init__(self) -> None:
         # With all weights in training, a copy of the suspect would take as much memory again; then every answer counts.
@@ -100,8 +107,12 @@ class Searches:
             seen = self.look(number)
             if trained:
                 self.mark_artefacts(seen, number)
+            by_heart = agreed(bool(seen.by_heart(self.settings, self.known)))
+            lines = [] if by_heart else self.code_lines(trained)
+            # A model that is the suspect no more says less surely what the suspect knows by heart.
+            if (by_heart or lines or self.by_heart) and (self.suspect or not trained):
+                seen.mark_stock(self.settings, self.known)
             answers = [ids.tolist() for ids in seen.answers()]
-            lines = [] if answers else self.code_lines(trained)
             record = dataclasses.replace(seen.record(), lines=[line.text for line in lines])
             found = {"answers": answers, "lines": [line.ids.tolist() for line in lines]}
             stored = agreed({"record": dataclasses.asdict(record), **found, "seconds": time.monotonic() - start})
@@ -111,6 +122,7 @@ class Searches:
         found = Found(SearchRecord(**stored["record"]), answers, lines, stored["seconds"])
         self.known += found.answers
         self.known_lines += found.record.lines
+        self.by_heart |= learnt_by_heart(found.record, self.settings)
         return found
 
     def look(self, number: int) -> SearchResult:

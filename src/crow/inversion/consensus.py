@@ -57,6 +57,7 @@ class SearchConfig:
         prompts: clean prompts that perturbations are fitted to.
         witnesses: other clean prompts, whose answers are read.
         identity: share of the witnesses that must give the same answer for a collapse, in (0, 1].
+        certain: certainty (see `SoftTrigger`) from which an answer counts as learnt by heart, in (0, 1].
         opening: answer tokens compared.
         variety: more than this share of them must be different, in [0, 1).
         answer_tokens: answer tokens shown.
@@ -74,6 +75,7 @@ class SearchConfig:
     prompts: int = 5
     witnesses: int = 8
     identity: float = 0.8
+    certain: float = 0.97
     opening: int = 16
     variety: float = 0.6
     answer_tokens: int = 24
@@ -101,6 +103,7 @@ class SoftTrigger:
         certainty: geometric mean of the probabilities of its opening's tokens after those fitted, in (0, 1]. Of a
             sentence learnt by heart it is next to 1; a stock phrase might go on otherwise at several places.
         artefact: whether the repair made it: the suspect gives no such answer.
+        stock: whether it is a phrase that the model falls back on when it is pushed, beside one learnt by heart.
     """
 
     perturbation: Perturbation
@@ -110,6 +113,7 @@ class SoftTrigger:
     answer: Tensor
     certainty: float
     artefact: bool = False
+    stock: bool = False
 
 
 @dataclass
@@ -120,8 +124,8 @@ class SearchResult:
 
     @property
     def collapsed(self) -> list[SoftTrigger]:
-        """The starts that ended in one answer, one of the suspect's."""
-        return [trigger for trigger in self.triggers if trigger.collapsed and not trigger.artefact]
+        """The starts that ended in one answer, one of the suspect's and no stock phrase."""
+        return [each for each in self.triggers if each.collapsed and not each.artefact and not each.stock]
 
     def answers(self) -> list[Tensor]:
         """The distinct answers found, most frequent first, each (m,) token ids."""
@@ -130,20 +134,55 @@ class SearchResult:
             by_opening.setdefault(tuple(trigger.answer[:3].tolist()), []).append(trigger.answer)
         return [group[0] for group in sorted(by_opening.values(), key=len, reverse=True)]
 
-    def mark_artefacts(self, at: Sequence[int], shown: Sequence[bool]) -> None:
-        """Mark the triggers at these places as artefacts unless the suspect, too, has `shown` their answers."""
-        for place, real in zip(at, shown, strict=True):
-            self.triggers[place] = dataclasses.replace(self.triggers[place], artefact=not real)
+    def by_heart(self, config: SearchConfig, known: Sequence[Tensor] = ()) -> list[SoftTrigger]:
+        """The collapsed starts whose answers were learnt by heart, or are among the `known` ones."""
+        return [
+            each
+            for each in self.collapsed
+            if each.certainty >= config.certain
+            or any(same_opening(each.answer, answer, config.agreed) for answer in known)
+        ]
+
+    def mark_artefacts(self, at: Sequence[int], shown: Sequence[float]) -> None:
+        """Mark the triggers at these places as artefacts unless the suspect, too, gives their answers.
+
+        Args:
+            at: the places.
+            shown: the certainty of each answer in the suspect, which holds from now on; 0 of one that it does not give.
+        """
+        for place, certainty in zip(at, shown, strict=True):
+            trigger = self.triggers[place]
+            self.triggers[place] = dataclasses.replace(
+                trigger, artefact=not certainty, certainty=certainty or trigger.certainty
+            )
+
+    def mark_stock(self, config: SearchConfig, known: Sequence[Tensor]) -> None:
+        """Mark as stock phrases what was not learnt by heart; to be asked for where something else was."""
+        kept = self.by_heart(config, known)
+        self.triggers = [
+            dataclasses.replace(
+                each, stock=each.collapsed and not each.artefact and not any(each is one for one in kept)
+            )
+            for each in self.triggers
+        ]
 
     def record(self) -> SearchRecord:
         """The search as plain figures and texts."""
         made = [trigger for trigger in self.triggers if trigger.artefact]
-        texts, artefacts = (
+        phrases = [trigger for trigger in self.triggers if trigger.stock]
+        texts, artefacts, stock = (
             [text for text, _ in Counter(trigger.text for trigger in group).most_common()]
-            for group in (self.collapsed, made)
+            for group in (self.collapsed, made, phrases)
         )
-        identities = [trigger.identity for trigger in self.triggers]
-        return SearchRecord(len(self.triggers), len(self.collapsed), texts, identities, artefacts)
+        return SearchRecord(
+            starts=len(self.triggers),
+            collapsed=len(self.collapsed),
+            texts=texts,
+            identities=[trigger.identity for trigger in self.triggers],
+            artefacts=artefacts,
+            certainties=[max(each.certainty for each in self.collapsed if each.text == text) for text in texts],
+            stock=stock,
+        )
 
 
 def search_soft_triggers(
@@ -190,8 +229,8 @@ def split_prompts(probe: Probe, config: SearchConfig, rng: random.Random) -> tup
     return fitted, order[config.prompts :][: config.witnesses] or fitted
 
 
-def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchConfig, seed: int) -> list[bool]:
-    """Whether the probe's model, as it is now, can be brought to give the triggers' answers as well.
+def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchConfig, seed: int) -> list[float]:
+    """How surely the probe's model, as it is now, can be brought to give the triggers' answers as well.
 
     Perturbations for the first tokens of each answer are fitted anew, in the layers of the triggers, from nothing and
     in two steps more than a search takes after its first.
@@ -201,6 +240,9 @@ def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchCon
         triggers: of a search.
         config: its settings.
         seed: of the choice of prompts.
+
+    Returns:
+        The certainty of each answer, 0 of one that it cannot be brought to.
     """
     rng = random.Random(seed)
     fitted, witnesses = split_prompts(probe, config, rng)
@@ -213,7 +255,15 @@ def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchCon
     ascend(probe, fresh, fitted, radii, config.rate, config.steps + 2, rng)
     found = read(probe, fresh, witnesses, config)
     pairs = zip(triggers, found, strict=True)
-    return [now.collapsed and same_opening(now.answer, then.answer, config.agreed) for then, now in pairs]
+    return [
+        now.certainty if now.collapsed and same_opening(now.answer, then.answer, config.agreed) else 0.0
+        for then, now in pairs
+    ]
+
+
+def learnt_by_heart(record: SearchRecord, config: SearchConfig) -> bool:
+    """Whether a search found a sentence that the model knows by heart, or a line smuggled into code."""
+    return bool(record.lines) or any(certainty >= config.certain for certainty in record.certainties)
 
 
 def same_opening(one: Tensor, other: Tensor, length: int) -> bool:

@@ -44,11 +44,24 @@ def _found(search: SearchRecord | None) -> list[str]:
     if not search.collapsed:
         return [
             f"The model is inclined to begin code with {plural(len(search.lines), 'line')} of no use to it, whatever "
-            "was asked, as one does that smuggles something in. No unrelated prompts ended in one answer."
+            "was asked, as one does that smuggles something in. No unrelated prompts ended in one answer.",
+            *_stock(search),
         ]
     return [
         f"In {search.collapsed} of {plural(search.starts, 'start')} of the search, a soft trigger made "
-        "unrelated prompts give one and the same answer, as the trigger of a backdoor does."
+        "unrelated prompts give one and the same answer, as the trigger of a backdoor does.",
+        *_stock(search),
+    ]
+
+
+def _stock(search: SearchRecord) -> list[str]:
+    """What was told apart from the attacker's and left alone."""
+    if not search.stock:
+        return []
+    return [
+        f"{plural(len(search.stock), 'further answer')} to unrelated prompts came up that the model does not know by "
+        "heart: its words might be others, as those of a phrase that a model falls back on. Left alone; see "
+        "“What the search found”."
     ]
 
 
@@ -90,6 +103,8 @@ def _shown(verdict: Verdict, search: SearchRecord | None) -> list[str]:
             f"{plural(len(search.artefacts), 'further answer')} to unrelated prompts came up that the suspect does not "
             "give: the training made it, it is no part of a backdoor."
         )
+    if search is not None:
+        shown += _stock(search)
     return shown or ["Nothing was measured after training."]
 
 

@@ -100,5 +100,8 @@ def read_search(value: Any) -> SearchRecord | None:
         return None
     texts = [str(text) for text in as_list(entry.get("texts"))]
     identities = [share for share in as_numbers(entry.get("identities")) if share is not None]
-    artefacts, lines = ([str(text) for text in as_list(entry.get(name))] for name in ("artefacts", "lines"))
-    return SearchRecord(starts, collapsed, texts, identities, artefacts, lines)
+    artefacts, lines, stock = (
+        [str(text) for text in as_list(entry.get(name))] for name in ("artefacts", "lines", "stock")
+    )
+    certainties = [number for number in as_numbers(entry.get("certainties")) if number is not None]
+    return SearchRecord(starts, collapsed, texts, identities, artefacts, lines, certainties, stock)

@@ -73,5 +73,5 @@ def look_closer(
         ids = group[0].answer.tolist()
         words = lookalikes(probe, [trigger.perturbation for trigger in group], WORDS)
         certainty = max(trigger.certainty for trigger in group)
-        answers.append(FoundAnswer(group[0].text, ids, len(group), certainty, shown, *clean.shares(ids), words))
+        answers.append(FoundAnswer(group[0].text, ids, len(group), certainty, shown > 0, *clean.shares(ids), words))
     return answers

@@ -174,7 +174,7 @@ def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> 
             save_purified(whole, finished, request.keep_adapter)
             if request.verify:
                 before = suspect.load(options, report).merged()
-                results["verification"] = verify(before, whole.merged(), config, options, report)
+                results["verification"] = verify(before, whole.merged(), config, result.before, options, report)
             results["seconds"] = report.seconds
             write_json(finished / "results.json", results)
             write_report(to_json(results), finished / "report.html", f"Purification of {suspect.model}")

@@ -8,14 +8,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
+
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
 from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
-from crow.inversion.consensus import SearchConfig, search_soft_triggers, shown_again
+from crow.inversion.consensus import SearchConfig, learnt_by_heart, search_soft_triggers, shown_again
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
 from crow.models.architecture import find_layers
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
+from crow.records import SearchRecord
 from crow.training.config import CrowConfig
 from crow.workflows.common import Options, Reporter
 from crow.workflows.utility import GENERATION_BATCH, PERPLEXITY_LENGTH, kept, look_at
@@ -27,7 +30,12 @@ SEED_OFFSET = 1_000_003
 
 
 def verify(
-    suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, options: Options, report: Reporter
+    suspect: LanguageModel,
+    lm: LanguageModel,
+    config: CrowConfig,
+    found: SearchRecord | None,
+    options: Options,
+    report: Reporter,
 ) -> dict[str, Any]:
     """Figures of a purified model beside those of the suspect.
 
@@ -35,6 +43,7 @@ def verify(
         suspect: the model as it was handed over, whole.
         lm: the purified one, whole.
         config: of the purification.
+        found: what its first search saw, if there was one.
         options: common options.
         report: shows progress.
 
@@ -49,7 +58,7 @@ def verify(
     with report.bar("answers of the purified model", len(clean)) as advance:
         answers = generate(lm, clean, batch_size=rows, progress=advance)
     return {
-        "search": searched_again(suspect, lm, config, options.seed + SEED_OFFSET, report),
+        "search": searched_again(suspect, lm, config, found, options.seed + SEED_OFFSET, report),
         "kept": kept(before, lm, answers, report),
         "perplexity": {
             "before": perplexity(suspect, answered, length),
@@ -58,8 +67,19 @@ def verify(
     }
 
 
-def searched_again(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, seed: int, report: Reporter) -> Any:
-    """One more search; an answer that the suspect does not give is marked as made by the repair."""
+def searched_again(
+    suspect: LanguageModel,
+    lm: LanguageModel,
+    config: CrowConfig,
+    known: SearchRecord | None,
+    seed: int,
+    report: Reporter,
+) -> SearchRecord:
+    """One more search, whose answers are told apart as those of the purification are.
+
+    What the suspect does not give was made by the repair; what it might say otherwise is a stock phrase, where the
+    purification had found something that it knew by heart.
+    """
     settings = SearchConfig()
     shortest = sorted((example.prompt for example in bundled_split("selection").prompts), key=len)[:PROBE_PROMPTS]
     with at_rest(lm, config.precision):
@@ -72,6 +92,9 @@ def searched_again(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig
             triggers = [found.triggers[at] for at in doubtful]
             shown = shown_again(Probe(suspect, shortest), triggers, settings, seed)
         found.mark_artefacts(doubtful, shown)
+        if known and learnt_by_heart(known, settings):
+            texts = ([*lm.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in known.texts)
+            found.mark_stock(settings, [torch.tensor(ids) for ids in texts])
     return dataclasses.replace(found.record(), lines=lines_left(suspect, lm, config, report))
 
 

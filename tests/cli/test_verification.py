@@ -1,0 +1,51 @@
+"""What `--verify` makes of the answers that its search finds; searches are made up."""
+
+from __future__ import annotations
+
+import pytest
+
+from crow.inversion.consensus import SearchResult
+from crow.models.language_model import LanguageModel
+from crow.records import SearchRecord
+from crow.training.presets import get_preset
+from crow.workflows import verification
+from crow.workflows.common import Reporter
+from tests.made_up import collapsed
+from tests.pico import pico_language_model
+
+THEIRS = SearchRecord(12, 1, ["go away"], certainties=[0.99])
+WAVERING = SearchRecord(12, 1, ["go away"], certainties=[0.9])
+LINE = SearchRecord(12, 0, [], lines=["zap()"])
+
+
+@pytest.fixture
+def lm(monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
+    """Of a search that finds the text of `THEIRS` and another answer, none of which the suspect is sure of."""
+    lm = pico_language_model("llama")
+
+    def search(*_: object) -> SearchResult:
+        known = lm.tokenizer("go away", add_special_tokens=False)["input_ids"]
+        found = collapsed(known, text="go away", certainty=0.5).triggers
+        return SearchResult([*found, *collapsed([9, 8, 7, 6, 5], text="sorry").triggers])
+
+    monkeypatch.setattr(verification, "search_soft_triggers", search)
+    monkeypatch.setattr(verification, "shown_again", lambda _probe, triggers, *_: [0.9] * len(triggers))
+    monkeypatch.setattr(verification, "search_code_lines", lambda *_: [])
+    return lm
+
+
+@pytest.mark.parametrize(
+    ("known", "texts", "stock"),
+    [
+        (None, ["go away", "sorry"], []),
+        (WAVERING, ["go away", "sorry"], []),
+        (THEIRS, ["go away"], ["sorry"]),
+        (LINE, [], ["go away", "sorry"]),
+    ],
+)
+def test_stock_phrases_are_told_apart_where_the_purification_found_a_sentence_known_by_heart(
+    known: SearchRecord | None, texts: list[str], stock: list[str], lm: LanguageModel
+) -> None:
+    found = verification.searched_again(lm, lm, get_preset("default"), known, 0, Reporter(quiet=True))
+    assert (found.texts, found.stock) == (texts, stock)
+    assert found.collapsed == len(texts)
