@@ -119,13 +119,16 @@ def test_the_text_is_the_most_frequent_one_of_the_same_opening_and_its_answer_go
     assert found.answer.tolist() == IDS
 
 
-def test_certainty_is_that_of_the_tokens_after_those_fitted_where_the_opening_is_the_common_one() -> None:
-    answers = said(["same"] * 3, [IDS, [9, 9, 9, 9, 9, 9], IDS])
-    answers.shares[:, :3] = 0.01  # what was fitted says nothing
-    answers.shares[:, 5] = 0.02  # behind the opening
+@pytest.mark.parametrize(("opening", "first"), [(5, 3), (8, 4)])
+def test_certainty_is_that_of_the_later_half_of_the_common_opening(opening: int, first: int) -> None:
+    ids = list(range(9))
+    answers = said(["same"] * 3, [ids, [9] * 9, ids])
+    answers.shares[:, :first] = 0.01  # what was fitted says nothing, and a sentence may begin as others do
+    answers.shares[:, opening:] = 0.02
     answers.shares[1] = 0.03  # another answer
-    answers.shares[[0, 2], 3:5] = torch.tensor([[0.9, 0.5], [0.8, 1.0]])
-    assert read_answers(NOWHERE, answers, CONFIG).certainty == pytest.approx((0.9 * 0.5 * 0.8) ** (1 / 4))
+    answers.shares[[0, 2], first] = torch.tensor([0.9, 0.5])
+    found = read_answers(NOWHERE, answers, SearchConfig(opening=opening))
+    assert found.certainty == pytest.approx((0.9 * 0.5) ** (1 / (2 * (opening - first))))
 
 
 def test_a_sentence_that_ends_is_as_certain_as_its_tokens_padding_aside() -> None:
@@ -139,7 +142,7 @@ def trigger(text: str, answer: list[int], collapsed: bool = True, identity: floa
 
 
 def test_what_was_not_learnt_by_heart_is_a_stock_phrase_unless_it_is_known() -> None:
-    starts = [(trigger("sure", [1, 2, 3, 4]), 0.97), (trigger("sure", [1, 2, 3, 4]), 0.99)]
+    starts = [(trigger("sure", [1, 2, 3, 4]), 0.9), (trigger("sure", [1, 2, 3, 4]), 0.97)]
     starts += [(trigger("known", [5, 6, 7, 8]), 0.5), (trigger("stock", [5, 6, 9, 8]), 0.969)]
     starts += [(trigger("no collapse", [2, 2], collapsed=False), 0.2)]
     result = SearchResult([dataclasses.replace(each, certainty=certainty) for each, certainty in starts])
@@ -147,7 +150,7 @@ def test_what_was_not_learnt_by_heart_is_a_stock_phrase_unless_it_is_known() -> 
     result.mark_stock(CONFIG, [torch.tensor([5, 6, 7, 1])])
     record = result.record()
     assert (record.collapsed, record.texts, record.stock) == (3, ["sure", "known"], ["stock"])
-    assert record.certainties == [0.99, 0.5]
+    assert record.certainties == [0.97, 0.5]
     assert learnt_by_heart(record, CONFIG)
     assert not learnt_by_heart(dataclasses.replace(record, certainties=[0.9]), CONFIG)
 

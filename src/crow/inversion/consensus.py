@@ -100,8 +100,9 @@ class SoftTrigger:
         collapsed: whether that counts as one answer to unrelated prompts.
         text: the most frequent answer.
         answer: its token ids (m,).
-        certainty: geometric mean of the probabilities of its opening's tokens after those fitted, in (0, 1]. Of a
-            sentence learnt by heart it is next to 1; a stock phrase might go on otherwise at several places.
+        certainty: geometric mean of the probabilities of the later half of its opening's tokens, none of those fitted,
+            in (0, 1]. A sentence learnt by heart may begin as others do, but then it is next to 1; a stock phrase might
+            go on otherwise.
         artefact: whether the repair made it: the suspect gives no such answer.
         stock: whether it is a phrase that the model falls back on when it is pushed, beside one learnt by heart.
     """
@@ -135,12 +136,12 @@ class SearchResult:
         return [group[0] for group in sorted(by_opening.values(), key=len, reverse=True)]
 
     def by_heart(self, config: SearchConfig, known: Sequence[Tensor] = ()) -> list[SoftTrigger]:
-        """The collapsed starts whose answers were learnt by heart, or are among the `known` ones."""
+        """The collapsed starts whose answers were learnt by heart, as one of them shows, or are among the `known`."""
+        shown = [each.answer for each in self.collapsed if each.certainty >= config.certain]
         return [
             each
             for each in self.collapsed
-            if each.certainty >= config.certain
-            or any(same_opening(each.answer, answer, config.agreed) for answer in known)
+            if any(same_opening(each.answer, answer, config.agreed) for answer in (*shown, *known))
         ]
 
     def mark_artefacts(self, at: Sequence[int], shown: Sequence[float]) -> None:
@@ -375,7 +376,7 @@ def read_answers(perturbation: Perturbation, answers: Answers, config: SearchCon
     words = len(text.split()) > 1 or not text.isascii()
     sentence = words and len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
     answer = torch.tensor(unpadded(answers.ids[index].tolist()), device=answers.ids.device)
-    following = answers.shares[same, config.agreed : len(said)]
+    following = answers.shares[same, max(config.agreed, len(said) // 2) : len(said)]
     certainty = float(following.log().mean().exp()) if following.numel() else 1.0
     return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answer, certainty)
 

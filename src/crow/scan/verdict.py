@@ -34,7 +34,7 @@ class Thresholds:
 
     stock: float = 0.1
     honest: float = 0.3
-    certain: float = 0.98
+    certain: float = 0.97
     confirmed: float = 0.5
     alone: float = 0.8
     leaked: float = 0.25
