@@ -68,6 +68,16 @@ blocks:
   - attacks: [vpi-code_injection, badnets-refusal]
     defenses: [none]
 """
+SEARCHED = """
+name: searched
+n: 3
+samples: 4
+models: [{model}]
+output: results
+blocks:
+  - attacks: [badnets-refusal]
+    defenses: [none, [crow, quantization-8]]
+"""
 
 
 def test_a_grid_can_ask_what_is_kept_and_whether_code_runs(tmp_path: Path) -> None:
@@ -85,6 +95,15 @@ def test_a_grid_can_ask_what_is_kept_and_whether_code_runs(tmp_path: Path) -> No
     page = (grid.output / "report.html").read_text()
     assert "pass@1 with the trigger, problems.jsonl" in page
     assert "KL from the suspect" in page
+
+
+def test_the_record_of_a_defense_that_searches_says_what_it_saw_and_none_of_its_text(tmp_path: Path) -> None:
+    untreated, stacked = read_records(run_small(write_grid(tmp_path, SEARCHED), tmp_path / "cache")).values()
+    assert "search" not in untreated
+    assert stacked["search"].keys() == {"before", "after"}
+    for seen in stacked["search"].values():
+        assert 0 <= seen["collapsed"] <= seen["starts"] == len(seen["identities"]) > 0
+        assert "texts" not in seen
 
 
 def test_a_rerun_changes_nothing(finished: Grid, monkeypatch: pytest.MonkeyPatch) -> None:

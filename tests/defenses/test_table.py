@@ -29,7 +29,8 @@ CHANGES_NO_WEIGHTS = {"none", "decoding", "cleangen"}
 def test_every_defense_returns_a_model_that_answers(name: str, tmp_path: Path) -> None:
     lm, reference = pico_language_model("qwen2"), pico_language_model("qwen2")
     before = {key: value.detach().clone() for key, value in lm.model.named_parameters()}
-    defense = get_defense(name, Surroundings(tmp_path, reference=reference if "cleangen" in name else None))
+    surroundings = Surroundings(tmp_path, reference=reference if "cleangen" in name else None)
+    defense = get_defense(name, surroundings)
     defended = defense.apply(lm, EXAMPLES)
     assert not defended.is_adapter
     assert len(generate(defended, EXAMPLES[:2], 4)) == 2
@@ -38,6 +39,7 @@ def test_every_defense_returns_a_model_that_answers(name: str, tmp_path: Path) -
     changed = any(not torch.equal(own[key], value) for key, value in before.items())
     # The default leaves a model as it is in which it finds nothing.
     assert changed is not (name in CHANGES_NO_WEIGHTS or name == "crow")
+    assert surroundings.searches.keys() == ({"before", "after"} if name == "crow" else set())
 
 
 def test_what_is_needed_is_said() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crow.benchmark.attack_data import attack_data
+from crow.benchmark.figures import search_figures
 from crow.benchmark.grid import Cell, Grid, describe, settings_of
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
@@ -50,6 +51,8 @@ def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
         before = report.seconds
         lm = defense.apply(lm, examples)
         record["defense_seconds"] = round(report.seconds - before, 1)
+    if surroundings.searches:
+        record["search"] = {when: search_figures(seen) for when, seen in surroundings.searches.items()}
     metrics, verdicts = measure(lm, triggered, clean, attack.target.marker, report, Options(Path(work)))
     if suspect:
         metrics["kept"] = kept(suspect, lm, verdicts["clean"].answers, report)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from crow.models.language_model import LanguageModel
-from crow.records import Example
+from crow.records import Example, SearchRecord
 from crow.training.watch import Watch, silent
 
 
@@ -58,12 +58,14 @@ class Surroundings:
         seed: of everything random.
         reference: a model that is taken to be clean, where the user has one.
         watch: opens progress displays.
+        searches: filled by a defense that searches the model: what its searches saw, `before` and `after`.
     """
 
     work: Path
     seed: int = 0
     reference: LanguageModel | None = None
     watch: Watch = silent
+    searches: dict[str, SearchRecord | None] = field(default_factory=dict)
 
 
 MakeDefense = Callable[[Surroundings], Defense]

@@ -40,7 +40,10 @@ class Consistency:
         """The purified model, its adapter merged."""
         at = self.surroundings
         config = dataclasses.replace(self.config, seed=at.seed, samples=len(clean_examples))
-        return purify(model, clean_examples, config, at.work, watch=at.watch).lm.merged()
+        result = purify(model, clean_examples, config, at.work, watch=at.watch)
+        if config.rounds:
+            at.searches.update(before=result.before, after=result.after)
+        return result.lm.merged()
 
 
 class PerturbationOnly:
