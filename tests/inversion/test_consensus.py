@@ -143,11 +143,11 @@ def trigger(text: str, answer: list[int], collapsed: bool = True, identity: floa
 
 def test_what_was_not_learnt_by_heart_is_a_stock_phrase_unless_it_is_known() -> None:
     starts = [(trigger("sure", [1, 2, 3, 4]), 0.9), (trigger("sure", [1, 2, 3, 4]), 0.97)]
-    starts += [(trigger("known", [5, 6, 7, 8]), 0.5), (trigger("stock", [5, 6, 9, 8]), 0.969)]
+    starts += [(trigger("known", [5, 6, 7, 8, 9, 10]), 0.5), (trigger("stock", [5, 6, 7, 8, 1, 10]), 0.969)]
     starts += [(trigger("no collapse", [2, 2], collapsed=False), 0.2)]
     result = SearchResult([dataclasses.replace(each, certainty=certainty) for each, certainty in starts])
     assert [each.text for each in result.by_heart(CONFIG)] == ["sure", "sure"]
-    result.mark_stock(CONFIG, [torch.tensor([5, 6, 7, 1])])
+    result.mark_stock(CONFIG, [torch.tensor([5, 6, 7, 8, 9, 11])])
     record = result.record()
     assert (record.collapsed, record.texts, record.stock) == (3, ["sure", "known"], ["stock"])
     assert record.certainties == [0.97, 0.5]
@@ -160,11 +160,11 @@ def test_answers_are_distinct_and_the_most_frequent_comes_first() -> None:
         [
             trigger("rare", [9, 8, 7, 6], identity=0.1),
             trigger("garbage", [5, 5, 5, 5], collapsed=False, identity=0.2),
-            trigger("often", [1, 2, 3, 4], identity=0.3),
-            trigger("often too", [1, 2, 3, 9], identity=0.4),
+            dataclasses.replace(trigger("often", [1, 2, 3, 4, 5, 6], identity=0.3), certainty=0.98),
+            trigger("often too", [1, 2, 3, 4, 5, 9], identity=0.4),
         ]
     )
-    assert [ids.tolist() for ids in result.answers()] == [[1, 2, 3, 4], [9, 8, 7, 6]]
+    assert [ids.tolist() for ids in result.answers()] == [[1, 2, 3, 4, 5, 9], [9, 8, 7, 6]]  # the surest of a kind
     record = result.record()
     assert (record.starts, record.collapsed) == (4, 3)
     assert set(record.texts) == {"rare", "often", "often too"}

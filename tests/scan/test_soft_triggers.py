@@ -50,7 +50,7 @@ def test_it_searches_until_something_is_found(
 
 
 def test_starts_that_end_alike_are_one_answer(lm: LanguageModel, looked: list[int]) -> None:
-    RESULTS[0] = collapsed([9, 8, 7, 6, 5], [20, 21, 22, 23, 24], [20, 21, 22, 24, 23])
+    RESULTS[0] = collapsed([9, 8, 7, 6, 5], [20, 21, 22, 23, 24, 25], [20, 21, 22, 23, 24, 26])
     found = soft_triggers.search(lm, Unperturbed(lm, PROMPTS, PROMPTS[:2], 16), CONFIG, 2, 0)
     assert [(one.ids[:3], one.starts) for one in found.answers] == [([20, 21, 22], 2), ([9, 8, 7], 1)]
 

@@ -133,11 +133,10 @@ class Searches:
 
     def mark_artefacts(self, seen: SearchResult, number: int) -> None:
         """Mark the collapses that the suspect does not show."""
-        length = self.settings.agreed
         doubtful = [
             at
             for at, trigger in enumerate(seen.triggers)
-            if trigger.collapsed and not any(same_opening(trigger.answer, answer, length) for answer in self.known)
+            if trigger.collapsed and not any(same_opening(trigger.answer, answer) for answer in self.known)
         ]
         if not doubtful or not self.suspect:
             return

@@ -38,6 +38,8 @@ SCREENED_TOGETHER = 16
 FOLLOWED_TOGETHER = 6
 READ_TOGETHER = 16
 """Candidates and perturbations at a time: a pass over more rows costs less than several passes."""
+DISTINCT = 5
+"""First tokens by which answers are told apart; `I'm sorry`, three of them, attackers and honest answers may share."""
 
 
 @dataclass(frozen=True)
@@ -129,19 +131,18 @@ class SearchResult:
         return [each for each in self.triggers if each.collapsed and not each.artefact and not each.stock]
 
     def answers(self) -> list[Tensor]:
-        """The distinct answers found, most frequent first, each (m,) token ids."""
-        by_opening: dict[tuple[int, ...], list[Tensor]] = {}
+        """The distinct answers found, most frequent first, each (m,) token ids as its surest start gave it."""
+        by_opening: dict[tuple[int, ...], list[SoftTrigger]] = {}
         for trigger in self.collapsed:
-            by_opening.setdefault(tuple(trigger.answer[:3].tolist()), []).append(trigger.answer)
-        return [group[0] for group in sorted(by_opening.values(), key=len, reverse=True)]
+            by_opening.setdefault(tuple(trigger.answer[:DISTINCT].tolist()), []).append(trigger)
+        groups = sorted(by_opening.values(), key=len, reverse=True)
+        return [max(group, key=lambda trigger: trigger.certainty).answer for group in groups]
 
     def by_heart(self, config: SearchConfig, known: Sequence[Tensor] = ()) -> list[SoftTrigger]:
         """The collapsed starts whose answers were learnt by heart, as one of them shows, or are among the `known`."""
         shown = [each.answer for each in self.collapsed if each.certainty >= config.certain]
         return [
-            each
-            for each in self.collapsed
-            if any(same_opening(each.answer, answer, config.agreed) for answer in (*shown, *known))
+            each for each in self.collapsed if any(same_opening(each.answer, answer) for answer in (*shown, *known))
         ]
 
     def mark_artefacts(self, at: Sequence[int], shown: Sequence[float]) -> None:
@@ -249,17 +250,14 @@ def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchCon
     fitted, witnesses = split_prompts(probe, config, rng)
     norms = hidden_norms(probe, sorted({trigger.perturbation.layer for trigger in triggers}))
     fresh = [
-        Perturbation(trigger.perturbation.layer, None, trigger.answer[: config.agreed], zero_vector(probe.lm))
+        Perturbation(trigger.perturbation.layer, None, trigger.answer[:DISTINCT], zero_vector(probe.lm))
         for trigger in triggers
     ]
     radii = [config.radius * norms[perturbation.layer] for perturbation in fresh]
     ascend(probe, fresh, fitted, radii, config.rate, config.steps + 2, rng)
     found = read(probe, fresh, witnesses, config)
     pairs = zip(triggers, found, strict=True)
-    return [
-        now.certainty if now.collapsed and same_opening(now.answer, then.answer, config.agreed) else 0.0
-        for then, now in pairs
-    ]
+    return [now.certainty if now.collapsed and same_opening(now.answer, then.answer) else 0.0 for then, now in pairs]
 
 
 def learnt_by_heart(record: SearchRecord, config: SearchConfig) -> bool:
@@ -267,7 +265,7 @@ def learnt_by_heart(record: SearchRecord, config: SearchConfig) -> bool:
     return bool(record.lines) or any(certainty >= config.certain for certainty in record.certainties)
 
 
-def same_opening(one: Tensor, other: Tensor, length: int) -> bool:
+def same_opening(one: Tensor, other: Tensor, length: int = DISTINCT) -> bool:
     """Whether two answers (token ids) begin with the same tokens."""
     return one[:length].tolist() == other[:length].tolist()
 

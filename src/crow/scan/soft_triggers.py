@@ -62,8 +62,7 @@ def look_closer(
         seed: of the choice of other prompts.
     """
     groups = [
-        [trigger for trigger in found.collapsed if same_opening(trigger.answer, answer, config.agreed)]
-        for answer in found.answers()
+        [trigger for trigger in found.collapsed if same_opening(trigger.answer, answer)] for answer in found.answers()
     ]
     if not groups:
         return []
