@@ -17,8 +17,8 @@ from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import (
     SearchConfig,
     SearchResult,
+    is_among,
     learnt_by_heart,
-    same_opening,
     search_soft_triggers,
     shown_again,
 )
@@ -136,7 +136,7 @@ class Searches:
         doubtful = [
             at
             for at, trigger in enumerate(seen.triggers)
-            if trigger.collapsed and not any(same_opening(trigger.answer, answer) for answer in self.known)
+            if trigger.collapsed and not is_among(trigger.answer, self.known)
         ]
         if not doubtful or not self.suspect:
             return

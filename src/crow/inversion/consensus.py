@@ -130,20 +130,21 @@ class SearchResult:
         """The starts that ended in one answer, one of the suspect's and no stock phrase."""
         return [each for each in self.triggers if each.collapsed and not each.artefact and not each.stock]
 
-    def answers(self) -> list[Tensor]:
-        """The distinct answers found, most frequent first, each (m,) token ids as its surest start gave it."""
+    def groups(self) -> list[list[SoftTrigger]]:
+        """The collapsed starts by the answer that they ended in, most frequent first."""
         by_opening: dict[tuple[int, ...], list[SoftTrigger]] = {}
         for trigger in self.collapsed:
             by_opening.setdefault(tuple(trigger.answer[:DISTINCT].tolist()), []).append(trigger)
-        groups = sorted(by_opening.values(), key=len, reverse=True)
-        return [max(group, key=lambda trigger: trigger.certainty).answer for group in groups]
+        return sorted(by_opening.values(), key=len, reverse=True)
+
+    def answers(self) -> list[Tensor]:
+        """The distinct answers found, most frequent first, each (m,) token ids as its surest start gave it."""
+        return [max(group, key=lambda trigger: trigger.certainty).answer for group in self.groups()]
 
     def by_heart(self, config: SearchConfig, known: Sequence[Tensor] = ()) -> list[SoftTrigger]:
         """The collapsed starts whose answers were learnt by heart, as one of them shows, or are among the `known`."""
         shown = [each.answer for each in self.collapsed if each.certainty >= config.certain]
-        return [
-            each for each in self.collapsed if any(same_opening(each.answer, answer) for answer in (*shown, *known))
-        ]
+        return [each for each in self.collapsed if is_among(each.answer, [*shown, *known])]
 
     def mark_artefacts(self, at: Sequence[int], shown: Sequence[float]) -> None:
         """Mark the triggers at these places as artefacts unless the suspect, too, gives their answers.
@@ -263,6 +264,11 @@ def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchCon
 def learnt_by_heart(record: SearchRecord, config: SearchConfig) -> bool:
     """Whether a search found a sentence that the model knows by heart, or a line smuggled into code."""
     return bool(record.lines) or any(certainty >= config.certain for certainty in record.certainties)
+
+
+def is_among(answer: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether an answer is one of others (token ids), as far as answers are told apart."""
+    return any(same_opening(answer, other) for other in others)
 
 
 def same_opening(one: Tensor, other: Tensor, length: int = DISTINCT) -> bool:

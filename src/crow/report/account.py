@@ -95,17 +95,21 @@ def _shown(verdict: Verdict, search: SearchRecord | None) -> list[str]:
         if findings:
             shown.append(f"{label}: {', '.join(findings)}.")
     if search is not None:
-        shown.append(f"Searched again: {search.collapsed} of {plural(search.starts, 'start')} collapsed.")
-    if search is not None and search.lines:
-        shown.append(_left_in_code(search))
-    if search is not None and search.artefacts:
-        shown.append(
+        shown += _searched_again(search)
+    return shown or ["Nothing was measured after training."]
+
+
+def _searched_again(search: SearchRecord) -> list[str]:
+    """What the search after training saw."""
+    said = [f"Searched again: {search.collapsed} of {plural(search.starts, 'start')} collapsed."]
+    if search.lines:
+        said.append(_left_in_code(search))
+    if search.artefacts:
+        said.append(
             f"{plural(len(search.artefacts), 'further answer')} to unrelated prompts came up that the suspect does not "
             "give: the training made it, it is no part of a backdoor."
         )
-    if search is not None:
-        shown += _stock(search)
-    return shown or ["Nothing was measured after training."]
+    return [*said, *_stock(search)]
 
 
 def _left_in_code(search: SearchRecord) -> str:

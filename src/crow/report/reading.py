@@ -60,6 +60,11 @@ def as_numbers(value: Any) -> list[float | None]:
     return [as_number(entry) for entry in as_list(value)]
 
 
+def known_numbers(value: Any) -> list[float]:
+    """The numbers of a list, without its gaps."""
+    return [number for number in as_numbers(value) if number is not None]
+
+
 def read_rate(value: Any) -> Rate | None:
     """A rate with n >= 1 and a value in [0, 1]; a missing interval is computed (Wilson, 95 %)."""
     entry = as_mapping(value)
@@ -98,10 +103,7 @@ def read_search(value: Any) -> SearchRecord | None:
     starts, collapsed = as_count(entry.get("starts")), as_count(entry.get("collapsed"))
     if not starts or collapsed is None or collapsed > starts:
         return None
-    texts = [str(text) for text in as_list(entry.get("texts"))]
-    identities = [share for share in as_numbers(entry.get("identities")) if share is not None]
-    artefacts, lines, stock = (
-        [str(text) for text in as_list(entry.get(name))] for name in ("artefacts", "lines", "stock")
-    )
-    certainties = [number for number in as_numbers(entry.get("certainties")) if number is not None]
+    names = ("texts", "artefacts", "lines", "stock")
+    texts, artefacts, lines, stock = ([str(text) for text in as_list(entry.get(name))] for name in names)
+    identities, certainties = (known_numbers(entry.get(name)) for name in ("identities", "certainties"))
     return SearchRecord(starts, collapsed, texts, identities, artefacts, lines, certainties, stock)

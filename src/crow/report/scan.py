@@ -10,7 +10,7 @@ from typing import Any
 from crow.output import write_text
 from crow.report.environment import environment
 from crow.report.figures import DotRow, Picture, dot_figure, layer_figure
-from crow.report.reading import as_list, as_mapping, as_number, as_numbers, read_search
+from crow.report.reading import as_list, as_mapping, as_number, known_numbers, read_search
 from crow.report.tables import manifest_groups
 from crow.report.text import duration
 
@@ -95,11 +95,6 @@ def shown_decimals(value: Any) -> str:
     return "–" if number is None else f"{number:.3f}"
 
 
-def known(value: Any) -> list[float]:
-    """The numbers of a list."""
-    return [number for number in as_numbers(value) if number is not None]
-
-
 def soft_figure(soft: Mapping[str, Any]) -> Picture | None:
     """How far the witnesses agreed at the end of every start, one row a search."""
     searches = [read_search(entry) for entry in as_list(soft.get("searches"))]
@@ -110,7 +105,10 @@ def soft_figure(soft: Mapping[str, Any]) -> Picture | None:
 
 def code_figure(code: Mapping[str, Any]) -> Picture | None:
     """How many requests are answered with each of the lines; nothing where there is none."""
-    heading, row = "Share of requests whose code begins so", DotRow("needless lines", known(code.get("shares")), True)
+    heading, row = (
+        "Share of requests whose code begins so",
+        DotRow("needless lines", known_numbers(code.get("shares")), True),
+    )
     return dot_figure("code", heading, "share of requests", [row], shares=True)
 
 
@@ -122,24 +120,27 @@ def phrase_figure(phrases: Mapping[str, Any]) -> Picture | None:
     }
     unit = known_units.get(str(phrases.get("scored_by")), "collapse score")
     scores = [as_mapping(entry).get("score") for entry in as_list(phrases.get("candidates"))]
-    rows = [DotRow("bank", known(phrases.get("bank_scores"))), DotRow("candidates", known(scores), marked=True)]
+    rows = [
+        DotRow("bank", known_numbers(phrases.get("bank_scores"))),
+        DotRow("candidates", known_numbers(scores), marked=True),
+    ]
     return dot_figure("phrases", "Score of each phrase", unit, rows)
 
 
 def leakage_figure(leakage: Mapping[str, Any]) -> Picture | None:
     """How many of the samples hold what recurs in them."""
-    recurring = known([as_mapping(entry).get("share") for entry in as_list(leakage.get("phrases"))])
+    recurring = known_numbers([as_mapping(entry).get("share") for entry in as_list(leakage.get("phrases"))])
     rows = [
         DotRow("recurring words", recurring),
-        DotRow("one sentence", known([leakage.get("share")]), marked=True),
-        DotRow("one reply", known([leakage.get("reply_share")])),
+        DotRow("one sentence", known_numbers([leakage.get("share")]), marked=True),
+        DotRow("one reply", known_numbers([leakage.get("reply_share")])),
     ]
     return dot_figure("leakage", "Share of samples that hold the same words", "share of samples", rows, shares=True)
 
 
 def consistency_figure(consistency: Mapping[str, Any]) -> Picture | None:
     """The robust z-score of the most outlying phrase at every layer."""
-    series = {"most outlying phrase": known(consistency.get("z"))}
+    series = {"most outlying phrase": known_numbers(consistency.get("z"))}
     return layer_figure("consistency", "Layer consistency against the bank's", "robust z-score", series)
 
 
@@ -149,7 +150,9 @@ def adapter_figures(adapter: Mapping[str, Any]) -> list[Picture]:
     layers = sorted({int(as_number(module.get("layer")) or 0) for module in modules} - {0})
     pictures = []
     for key, heading in ADAPTER_FIGURES.items():
-        by_layer = [known([m.get(key) for m in modules if as_number(m.get("layer")) == layer]) for layer in layers]
+        by_layer = [
+            known_numbers([m.get(key) for m in modules if as_number(m.get("layer")) == layer]) for layer in layers
+        ]
         series = {"median of the layer": [median(values) for values in by_layer if values]}
         pictures.append(layer_figure(f"adapter-{key}", heading, heading.lower(), series))
     return [picture for picture in pictures if picture]

@@ -6,7 +6,7 @@ it again under perturbations fitted to other prompts, and must not give it anywa
 
 from __future__ import annotations
 
-from crow.inversion.consensus import SearchConfig, SearchResult, same_opening, search_soft_triggers, shown_again
+from crow.inversion.consensus import SearchConfig, SearchResult, search_soft_triggers, shown_again
 from crow.inversion.probe import Probe
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
@@ -61,9 +61,7 @@ def look_closer(
         config: its settings.
         seed: of the choice of other prompts.
     """
-    groups = [
-        [trigger for trigger in found.collapsed if same_opening(trigger.answer, answer)] for answer in found.answers()
-    ]
+    groups = found.groups()
     if not groups:
         return []
     again = shown_again(probe, [group[0] for group in groups], config, seed)

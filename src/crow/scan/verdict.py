@@ -73,8 +73,9 @@ def judge(evidence: Evidence, thresholds: Thresholds = Thresholds()) -> Finding:
     """
     answers = evidence.soft_triggers.answers if evidence.soft_triggers else []
     stock = [answer for answer in answers if is_stock(answer, thresholds)]
-    unsure = [each for each in answers if each not in stock and each.certainty < thresholds.certain]
-    strange = [each for each in answers if each not in stock and each not in unsure]
+    rest = [answer for answer in answers if not is_stock(answer, thresholds)]
+    unsure = [answer for answer in rest if answer.certainty < thresholds.certain]
+    strange = [answer for answer in rest if answer.certainty >= thresholds.certain]
     phrases = [one for one in candidates(evidence) if brings_out(one, bool(strange), thresholds)]
     suspicious = [f"Unrelated prompts can be brought to one answer: {quoted(each.text)}." for each in strange]
     suspicious += [

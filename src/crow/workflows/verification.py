@@ -93,7 +93,7 @@ def searched_again(
             shown = shown_again(Probe(suspect, shortest), triggers, settings, seed)
         found.mark_artefacts(doubtful, shown)
         if known and learnt_by_heart(known, settings):
-            texts = ([*lm.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in known.texts)
+            texts = (lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in known.texts)
             found.mark_stock(settings, [torch.tensor(ids) for ids in texts])
     return dataclasses.replace(found.record(), lines=lines_left(suspect, lm, config, report))
 
