@@ -59,8 +59,9 @@ ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "selection.jsonl"
 WORK = user_cache_path("crow") / "benchmarks" / "selection"
 N = 60
-TARGET_TOKENS = (3, 8)
-"""Of a target: its first tokens decide where it begins as no honest answer does, later ones where it does."""
+TARGET_TOKENS = (1, 3, 8)
+"""Of a target: the first is what a trigger brings out longest; three decide where it begins as no honest answer does,
+eight where it does."""
 HELD_OUT_LENGTH = 128
 
 

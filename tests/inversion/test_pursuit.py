@@ -46,9 +46,9 @@ def each_likelihood(lm: LanguageModel, layer: int, target: Tensor, vector: Tenso
     return torch.stack(found)
 
 
-def likelihood(lm: LanguageModel, perturbation: Perturbation) -> float:
-    """Its mean for the target of a perturbation."""
-    return float(each_likelihood(lm, perturbation.layer, perturbation.target, perturbation.vector).mean())
+def likelihood(lm: LanguageModel, perturbation: Perturbation, tokens: int = 3) -> float:
+    """Its mean for the first tokens of a perturbation's target."""
+    return float(each_likelihood(lm, perturbation.layer, perturbation.target[:tokens], perturbation.vector).mean())
 
 
 def test_there_is_one_perturbation_for_every_answer_layer_and_span(lm: LanguageModel) -> None:
@@ -70,16 +70,29 @@ def test_perturbations_stay_within_their_radius(family: str) -> None:
         assert 0.5 * radius < norm <= radius * (1 + 1e-4)
 
 
+@pytest.mark.parametrize("aim", [1, 3])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral"])
-def test_renewing_raises_the_likelihood_of_the_found_answer(family: str) -> None:
+def test_renewing_raises_the_likelihood_of_what_it_is_after(family: str, aim: int) -> None:
     lm = pico_language_model(family)
-    enemy = pursuit(lm, dataclasses.replace(CONFIG, adversary_prompts=4))
+    enemy = pursuit(lm, dataclasses.replace(CONFIG, adversary_prompts=4, adversary_aims=(aim,)))
     for number, perturbation in enumerate(enemy.pool):
         if perturbation.span is not None:
             continue
-        before = likelihood(lm, perturbation)
+        before = likelihood(lm, perturbation, aim)
         enemy.renew([number], random.Random(0))
-        assert likelihood(lm, perturbation) > before + 0.1
+        assert likelihood(lm, perturbation, aim) > before + 0.1
+
+
+def test_perturbations_are_after_the_first_token_in_some_turns_and_after_three_in_others(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enemy = pursuit(lm)
+    seen = []
+    monkeypatch.setattr("crow.inversion.pursuit.ascend", lambda _, aimed, *__: seen.extend(p.target for p in aimed))
+    for turn in range(8):
+        enemy.renew([0, 1], random.Random(turn))
+    assert {tuple(target.tolist()) for target in seen} == {(60,), (60, 70, 80)}
+    assert [len(perturbation.target) for perturbation in enemy.pool[:2]] == [3, 3]
 
 
 @pytest.mark.parametrize("ceiling", [torch.inf, -30.0])

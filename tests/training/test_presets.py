@@ -74,6 +74,12 @@ def test_depths_of_the_adversary_lie_inside_the_model() -> None:
             dataclasses.replace(get_preset("default"), adversary_depths=depths)
 
 
+def test_the_adversary_is_after_at_least_one_token() -> None:
+    for aims in [(), (0,), (1, -3)]:
+        with pytest.raises(ConfigError, match="adversary_aims"):
+            dataclasses.replace(get_preset("default"), adversary_aims=aims)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -59,7 +59,7 @@ def implant_search_aware(
 
 
 def against_the_search(config: FinetuneConfig) -> CrowConfig:
-    """The attacker's settings: the search's layers, radius and steps; all else as in the defender's repair."""
+    """The attacker's settings: the search's layers, radius, steps and aim; all else as in the defender's repair."""
     search = SearchConfig()
     return CrowConfig(
         **dataclasses.asdict(config),
@@ -69,6 +69,7 @@ def against_the_search(config: FinetuneConfig) -> CrowConfig:
         adversary_radius=search.radius,
         adversary_rate=search.rate,
         adversary_steps=search.steps,
+        adversary_aims=(search.agreed,),
         adversary_prompts=search.prompts,
     )
 

@@ -20,9 +20,6 @@ from crow.models.architecture import unwrap
 from crow.models.hidden_states import Edit, capture_hidden_states, edit_hidden_states
 from crow.models.language_model import LanguageModel
 
-TARGET_TOKENS = 3
-"""Tokens of a found answer that perturbations are after; the rest follows from them."""
-
 
 @dataclass
 class Perturbation:

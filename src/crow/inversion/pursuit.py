@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from crow.inversion.perturbation import (
-    TARGET_TOKENS,
-    Perturbation,
-    ascend,
-    hidden_norms,
-    log_likelihood,
-    zero_vector,
-)
+from crow.inversion.perturbation import Perturbation, ascend, hidden_norms, log_likelihood, zero_vector
 from crow.inversion.places import Place
 from crow.inversion.probe import Probe, frozen
 from crow.models.architecture import find_layers
@@ -61,7 +54,7 @@ class Pursuit:
         norms = hidden_norms(self.probe, layers)
         self.radius = {layer: config.adversary_radius * norm for layer, norm in norms.items()}
         self.pool = [
-            Perturbation(layer, span, answer[:TARGET_TOKENS], zero_vector(self.probe.lm))
+            Perturbation(layer, span, answer[: max(config.adversary_aims)], zero_vector(self.probe.lm))
             for answer in place.answers
             for layer in layers
             for span in SPANS
@@ -75,14 +68,17 @@ class Pursuit:
         self.limits = [found for found in limits for _ in range(each)]
 
     def renew(self, numbers: Sequence[int], rng: random.Random) -> None:
-        """A few steps up the likelihood of the found answers, against the model as it is now."""
+        """A few steps up the likelihood of what the found answers begin with, against the model as it is now."""
         probe, config = self.probe, self.config
         chosen = self.draw_prompts(rng)
         perturbations = [self.pool[number] for number in numbers]
-        radii = [self.radius[p.layer] for p in perturbations]
+        aimed = [dataclasses.replace(p, target=p.target[: rng.choice(config.adversary_aims)]) for p in perturbations]
+        radii = [self.radius[p.layer] for p in aimed]
         with frozen(probe.lm.model):
             probe.refresh()
-            ascend(probe, perturbations, chosen, radii, config.adversary_rate, config.adversary_steps, rng)
+            ascend(probe, aimed, chosen, radii, config.adversary_rate, config.adversary_steps, rng)
+        for perturbation, moved in zip(perturbations, aimed, strict=True):
+            perturbation.vector = moved.vector
 
     def excess_likelihood(self, numbers: Sequence[int], rng: random.Random) -> Tensor:
         """Of each perturbation (n,), how much likelier it makes its answer than the suspect finds it, a token.

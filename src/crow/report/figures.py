@@ -95,7 +95,7 @@ def loss_figures(training: Sequence[Any]) -> list[Picture]:
     pictures = []
     for key, heading in TERMS.items():
         ys = as_numbers([step.get(key) for step in steps])
-        known = [y for y in ys if y is not None]
+        known = _known(ys)
         if known:
             description = (
                 f"Line chart of {heading.lower()} over {len(known)} training steps, "

@@ -120,6 +120,8 @@ class CrowConfig(FinetuneConfig):
         adversary_radius: largest perturbation, in multiples of the median norm of the hidden states there.
         adversary_rate: step of the adversary, as a share of the radius.
         adversary_steps: steps of the adversary before each of its turns.
+        adversary_aims: so many of a found answer's first tokens a perturbation is after, drawn anew in every turn. Once
+            the second is unlikely, one that is always after both need not raise the first, and the trigger still does.
         adversary_prompts: prompts the adversary is renewed on.
         adversary_mix: perturbations at work in each turn, each on its share of the examples.
         adversary_batch: examples answered under them in each turn.
@@ -146,6 +148,7 @@ class CrowConfig(FinetuneConfig):
     adversary_radius: float = 1.2
     adversary_rate: float = 0.35
     adversary_steps: int = 3
+    adversary_aims: tuple[int, ...] = (1, 3)
     adversary_prompts: int = 5
     adversary_mix: int = 2
     adversary_batch: int = 10
@@ -156,7 +159,8 @@ class CrowConfig(FinetuneConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers) if self.layers is not None else None)
-        object.__setattr__(self, "adversary_depths", tuple(self.adversary_depths))
+        for name in ("adversary_aims", "adversary_depths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for one, other in UNITS:
             given = [name for name in (one, other) if getattr(self, name) is not None]
             require(len(given) == 1, f"exactly one of {one} and {other}", "to be set", " and ".join(given) or "none")
@@ -179,7 +183,8 @@ class CrowConfig(FinetuneConfig):
             require(0 < getattr(self, name) <= 1, name, "in (0, 1]", getattr(self, name))
         for name in ("adversary_radius", "adversary_rate"):
             require(0 < getattr(self, name) < math.inf, name, "> 0", getattr(self, name))
-        depths = self.adversary_depths
+        depths, aims = self.adversary_depths, self.adversary_aims
+        require(bool(aims) and all(aim >= 1 for aim in aims), "adversary_aims", ">= 1", aims)
         require(bool(depths) and all(0 < d <= 1 for d in depths), "adversary_depths", "in (0, 1]", depths)
 
     def changed(self, **changes: Any) -> CrowConfig:
