@@ -177,6 +177,20 @@ def test_nothing_that_it_started_survives() -> None:
     assert eventually(lambda: marker not in running())
 
 
+@isolated
+def test_a_program_that_uses_up_its_processes_leaves_others_theirs() -> None:
+    source = (
+        "import os, time\ndef f(most):\n    for started in range(most):\n        try:\n            child = os.fork()\n"
+        "        except OSError:\n            return started\n"
+        "        if not child:\n            time.sleep(60)\n            os._exit(0)\n    return most\n"
+    )
+    with Sandbox(QUICK) as greedy, Sandbox(QUICK) as modest:
+        greedy.run(source)
+        modest.run(source)
+        assert 8 <= greedy.call("f", 100) < QUICK.processes
+        assert modest.call("f", 4) == 4
+
+
 def eventually(true: Callable[[], bool]) -> bool:
     end = time.monotonic() + 3
     while not true() and time.monotonic() < end:

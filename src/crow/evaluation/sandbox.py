@@ -22,6 +22,7 @@ import dataclasses
 import functools
 import json
 import os
+import secrets
 import selectors
 import shutil
 import signal
@@ -39,6 +40,8 @@ from crow.evaluation import values
 WORKER = Path(__file__).with_name("sandbox_worker.py")
 LONGEST = 1 << 20
 """Bytes of one response."""
+USERS = range(0x70000000, 0x7FF00000)
+"""Numbers that no user has: the processes of a user are counted together, and sandboxes must not share that limit."""
 
 
 class ProgramError(Exception):
@@ -93,6 +96,7 @@ class Sandbox:
             "folder": self.folder,
             "isolated": self.isolated,
             "privileged": os.geteuid() == 0,
+            "user": secrets.choice(USERS),
             "limits": {k: v for k, v in dataclasses.asdict(self.limits).items() if k != "wall"},
         }
         command = [*(namespaces() if self.isolated else ()), python(), "-I", "-S", str(WORKER), json.dumps(settings)]

@@ -73,18 +73,26 @@ def checked(result: int) -> None:
         raise OSError(ctypes.get_errno(), "the sandbox could not be set up")
 
 
-def give_up(privileged: bool) -> None:
-    """No capabilities, no way back to them."""
+def give_up(privileged: bool, user: int) -> None:
+    """No capabilities, no way back to them; where we are root, become `user`, whose processes are counted apart."""
     LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if privileged:
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        try:
+            become(user)
+        except OSError:  # a container may have few users
+            become(NOBODY)
         return
     for capability in range(64):
         LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
     LIBC.capset(header, nothing)
+
+
+def become(user: int) -> None:
+    """Go on as this user, in the group of the same number."""
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
 
 
 def limit(cpu: int, memory: int, processes: int, file: int) -> None:
@@ -121,7 +129,7 @@ def main() -> None:
         confine_files(settings["folder"], settings["limits"]["file"], settings["privileged"])
     os.chdir(settings["folder"])
     if settings["isolated"]:
-        give_up(settings["privileged"])
+        give_up(settings["privileged"], settings["user"])
     limit(**settings["limits"])
 
     def answer(**response: Any) -> None:
