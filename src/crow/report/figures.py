@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from crow.records import SearchRecord
-from crow.report.reading import as_mapping, as_number, as_numbers
+from crow.report.reading import as_mapping, as_number, as_numbers, known_numbers
 
 # Colours of Okabe and Ito, which stay apart for colour-blind readers; replaced by CSS variables.
 _INK, _GRID, _SERIES_A, _SERIES_B = "#1b1c1d", "#d1d2d3", "#0072b2", "#d55e00"
@@ -95,7 +95,7 @@ def loss_figures(training: Sequence[Any]) -> list[Picture]:
     pictures = []
     for key, heading in TERMS.items():
         ys = as_numbers([step.get(key) for step in steps])
-        known = _known(ys)
+        known = known_numbers(ys)
         if known:
             description = (
                 f"Line chart of {heading.lower()} over {len(known)} training steps, "
@@ -109,13 +109,14 @@ def curve_figures(curves: Any) -> list[Picture]:
     """Layer consistency before and after, clean against triggered prompts, on one common scale."""
     table = {str(key): as_numbers(values) for key, values in as_mapping(curves).items()}
     sides = {side: {kind: table.get(f"{kind}_{side}", []) for kind in ("clean", "triggered")} for side in _SIDES}
-    shown = {side: {kind: ys for kind, ys in kinds.items() if _known(ys)} for side, kinds in sides.items()}
-    everything = [y for kinds in shown.values() for ys in kinds.values() for y in _known(ys)]
+    shown = {side: {kind: ys for kind, ys in kinds.items() if known_numbers(ys)} for side, kinds in sides.items()}
+    everything = [y for kinds in shown.values() for ys in kinds.values() for y in known_numbers(ys)]
     pictures = []
     for side, kinds in shown.items():
         if kinds:
             ranges = "; ".join(
-                f"{kind} prompts from {min(_known(ys)):.3g} to {max(_known(ys)):.3g}" for kind, ys in kinds.items()
+                f"{kind} prompts from {min(known_numbers(ys)):.3g} to {max(known_numbers(ys)):.3g}"
+                for kind, ys in kinds.items()
             )
             layers = max(len(ys) for ys in kinds.values())
             description = f"Line chart of layer consistency over {layers} layers {side} training: {ranges}."
@@ -228,10 +229,6 @@ def strength_figure(points: Sequence[tuple[float, float, float]]) -> Picture:
     return _draw("strength", "Canaries left and cost", description, lambda axes: _plot_strength(axes, sorted(points)))
 
 
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
 def _gaps(values: Sequence[float | None]) -> list[float]:
     """The values with NaN, which breaks a line, where one is missing."""
     return [float("nan") if value is None else value for value in values]
@@ -242,7 +239,7 @@ def _plot_loss(axes: Axes, xs: Sequence[float], ys: Sequence[float | None]) -> N
     axes.plot(xs, _gaps(ys), color=_SERIES_A, linewidth=1.4, marker="o" if few else "", markersize=2.5)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _scale(axes, _known(ys))
+    _scale(axes, known_numbers(ys))
 
 
 def _plot_curves(

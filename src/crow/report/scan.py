@@ -105,11 +105,8 @@ def soft_figure(soft: Mapping[str, Any]) -> Picture | None:
 
 def code_figure(code: Mapping[str, Any]) -> Picture | None:
     """How many requests are answered with each of the lines; nothing where there is none."""
-    heading, row = (
-        "Share of requests whose code begins so",
-        DotRow("needless lines", known_numbers(code.get("shares")), True),
-    )
-    return dot_figure("code", heading, "share of requests", [row], shares=True)
+    row = DotRow("needless lines", known_numbers(code.get("shares")), marked=True)
+    return dot_figure("code", "Share of requests whose code begins so", "share of requests", [row], shares=True)
 
 
 def phrase_figure(phrases: Mapping[str, Any]) -> Picture | None:
