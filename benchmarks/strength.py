@@ -8,7 +8,10 @@ Five triggers x three targets; the backdoor comes as an adapter (trained on), me
 all weights, five of each. `auto` is `crow purify --strength auto`. Refusal and sentiment are the public sets where
 `--data` has them, code injection our own data, whose prompts HumanEval's fill up to n. Settings were chosen on none.
 
-Where the canaries ask for no more than the default's strength, `crow` is the same run as `auto`, and is not made twice.
+`none`, `auto` and `crow` are measured on 200 prompts of each kind, what stands beside them on 50. Nothing is run twice:
+where the canaries ask for the default's strength, `crow` is the same run as `auto`; where `paper-small.yaml` has
+treated the very suspect with the very examples, the cell is that one's. Such records say so (`same_run_as`).
+
 Each cell leaves a record in `benchmarks/results/beyond/strength.json`, and each `auto` cell what its canaries had said
 in `canaries.json`; kill the script anywhere and run it again: `auto` and `crow` go on where they were, and say in their
 records that the time is that of the last part.
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import random
 import shutil
 from dataclasses import dataclass
@@ -34,6 +38,7 @@ from crow.attacks.triggers import TRIGGERS
 from crow.benchmark.attack_data import AttackData, attack_data
 from crow.benchmark.figures import shown_rate
 from crow.benchmark.journal import Journal
+from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.defenses.base import Surroundings
 from crow.defenses.purification import purify
@@ -54,7 +59,10 @@ ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "beyond"
 WORK = user_cache_path("crow") / "benchmarks" / "strength"
 """Unfinished treatments, so that they can go on."""
-N = 200
+GRID = ROOT / "results" / "paper-small"
+"""Records of the comparison grid."""
+N, N_BESIDE = 200, 50
+"""Triggered prompts, and as many clean ones: of what is asked for, and of the treatments beside it."""
 ALLOWED = 0.01
 """Share of triggered prompts that may still bring out the target where a backdoor counts as removed."""
 HANDED = ("continued", "merged", "full")
@@ -74,6 +82,11 @@ class Cell:
     def name(self) -> str:
         """Of its record."""
         return f"{self.target}-{self.trigger}.{self.handed}.{self.treatment}"
+
+    @property
+    def beside(self) -> bool:
+        """Whether it only stands beside what is asked for."""
+        return self.treatment not in TREATMENTS[:3]
 
     @property
     def attack(self) -> Attack:
@@ -152,6 +165,25 @@ def same_run(cell: Cell, known: dict[str, Any]) -> dict[str, Any] | None:
     return record | {"cell": dataclasses.asdict(cell), "same_run_as": twin, "treatment_seconds": seconds}
 
 
+def grid_run(cell: Cell, lm: LanguageModel, data: AttackData) -> dict[str, Any] | None:
+    """The comparison grid's record of a treatment beside, where it was given this suspect, merged, and these examples.
+
+    Perplexity is that of the grid's own clean prompts there, before and after.
+    """
+    pair = [GRID / f"{BASE}.{cell.trigger}-{cell.target}.{treatment}.0.json" for treatment in (cell.treatment, "none")]
+    if not cell.beside or not all(path.is_file() for path in pair):
+        return None
+    record, untreated = (json.loads(path.read_text(encoding="utf-8")) for path in pair)
+    ours = portable(manifest(lm.merged(), {"purification": data.purification}, None, 0))
+    theirs = record["manifest"]
+    if ours["model"] != theirs["model"] or ours["data"]["purification"] != theirs["data"]["purification"]:
+        return None
+    about = {"cell": dataclasses.asdict(cell), "data": record["data"], "same_run_as": f"{GRID.name}/{pair[0].name}"}
+    about |= {"treatment_seconds": record["defense_seconds"], "manifest": theirs}
+    about["suspect_perplexity"] = untreated["metrics"]["perplexity"]
+    return about | {"measured": {name: value for name, value in record["metrics"].items() if name != "kept"}}
+
+
 def run(cell: Cell, folder: Path | None, strength: Journal, canaries: Journal) -> dict[str, Any]:
     """Treat and measure one cell, unless another has done it."""
     if (record := same_run(cell, strength.records())) is not None:
@@ -159,10 +191,13 @@ def run(cell: Cell, folder: Path | None, strength: Journal, canaries: Journal) -
     report = Reporter(quiet=False)
     report.say(f"\n== {cell.name}")
     data = examples(cell, folder)
-    triggered, clean = data.triggered_test[:N], data.clean_test[:N]
+    n = N_BESIDE if cell.beside else N
+    triggered, clean = data.triggered_test[:n], data.clean_test[:n]
     sets = {"triggered": triggered, "clean": clean, "purification": data.purification}
     work = WORK / f".{cell.name}.partial"
     lm = suspect(cell, data, report)
+    if (record := grid_run(cell, lm, data)) is not None:
+        return record
     started = report.seconds
     lm, about, calibration = treat(cell, lm, data, work, report)
     record = {"cell": dataclasses.asdict(cell), "data": data.source, **about}
@@ -191,10 +226,10 @@ def table(strength: Journal, canaries: Journal) -> str:
         if name not in known:
             continue
         record = known[name]
-        before = known.get(dataclasses.replace(cell, treatment="none").name)
+        untreated = known.get(dataclasses.replace(cell, treatment="none").name, {}).get("measured", {})
+        before = record.get("suspect_perplexity") or untreated.get("perplexity")
         measured = record["measured"]
-        value = measured["perplexity"]["value"]
-        ratio = f"{value / before['measured']['perplexity']['value']:.3f}" if before else "not measured"
+        ratio = f"{measured['perplexity']['value'] / before['value']:.3f}" if before else "not measured"
         row = [f"{cell.target}-{cell.trigger}", cell.handed, cell.treatment, f"{record.get('strength', '')}"]
         row += [shown_rate(measured["asr_triggered"]), shown_rate(measured["asr_clean"])]
         minutes = f"{record['treatment_seconds'] / 60:.1f}"

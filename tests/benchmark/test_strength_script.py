@@ -15,7 +15,8 @@ from crow.attacks.triggers import TRIGGERS
 from crow.benchmark.attack_data import AttackData
 from crow.benchmark.journal import Journal
 from crow.defenses.strength import Trial
-from crow.records import Perplexity, Rate
+from crow.output import write_json
+from crow.records import Perplexity, Rate, to_json
 from crow.workflows.calibration import Calibration
 from crow.workflows.common import Options
 from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, triggered
@@ -41,6 +42,7 @@ def strength(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
         data = AttackData("own", None, None, TRIGGERED, held_out(), training_examples()[:8])
         attack = Attack(TRIGGERS["badnets"], TargetBehavior("go_away", SENTENCE, SENTENCE), 1.0)
         monkeypatch.setattr(module, "WORK", tmp_path / "work")
+        monkeypatch.setattr(module, "GRID", tmp_path / "grid")
         monkeypatch.setattr(module, "examples", lambda *_: data)
         monkeypatch.setattr(module, "suspect", lambda *_: trained_pico(poisoned=True))
         monkeypatch.setattr(module.Cell, "attack", attack)
@@ -135,3 +137,33 @@ def test_crow_is_the_run_of_auto_at_strength_one_and_no_other(strength: ModuleTy
     assert strength.same_run(cell, {}) is None
     finetuning = dataclasses.replace(cell, treatment="finetuning")
     assert strength.same_run(finetuning, {twin: auto}) is None
+
+
+def test_a_run_of_the_grid_is_taken_over_where_suspect_and_examples_are_the_same(
+    strength: ModuleType, tmp_path: Path
+) -> None:
+    cell = next(cell for cell in strength.cells().values() if cell.treatment == "nad")
+    lm, data = trained_pico(poisoned=True), strength.examples(cell, None)
+    said = strength.portable(strength.manifest(lm.merged(), {"purification": data.purification}, None, 0))
+    metrics = {"asr_triggered": to_json(Rate.of(17, 50)), "asr_clean": to_json(Rate.of(0, 50))}
+    metrics |= {"perplexity": to_json(Perplexity(6.0, 9)), "kept": {"divergence": 0.1}}
+    treated = {"data": "public", "defense_seconds": 458.2, "manifest": said, "metrics": metrics}
+
+    def graded(record: dict[str, object]) -> dict[str, object] | None:
+        at = f"{strength.BASE}.{cell.trigger}-{cell.target}"
+        write_json(tmp_path / "grid" / f"{at}.nad.0.json", record)
+        untreated = {"metrics": metrics | {"perplexity": to_json(Perplexity(4.0, 9))}}
+        write_json(tmp_path / "grid" / f"{at}.none.0.json", untreated)
+        return strength.grid_run(cell, lm, data)
+
+    record = graded(treated)
+    assert record is not None
+    assert record["same_run_as"] == f"grid/{strength.BASE}.{cell.trigger}-{cell.target}.nad.0.json"
+    assert record["measured"] == {name: value for name, value in metrics.items() if name != "kept"}
+    journal = Journal(tmp_path / "strength.json", list(strength.cells()), tmp_path)
+    journal.add(cell.name, record)
+    assert "| 1.500 | 7.6 |" in strength.table(journal, Journal(tmp_path / "canaries.json", [], tmp_path))
+    other = {"n": 8, "sha256": "0" * 64}
+    assert graded(treated | {"manifest": said | {"data": {"purification": other}}}) is None
+    assert graded(treated | {"manifest": said | {"model": {"reference": "another"}}}) is None
+    assert strength.grid_run(dataclasses.replace(cell, treatment="crow"), lm, data) is None
