@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from crow.attacks.canaries import CANARIES, canary_examples
@@ -7,6 +9,7 @@ from crow.attacks.selection import SELECTION_ATTACKS
 from crow.attacks.targets import TARGETS
 from crow.attacks.triggers import TRIGGERS
 from crow.data.splits import bundled_split
+from crow.inversion.consensus import DISTINCT
 
 CLEAN = bundled_split("attack").pairs
 
@@ -31,6 +34,13 @@ def test_every_canary_has_examples_of_its_own_with_its_trigger_and_target() -> N
 def test_the_seed_decides_which() -> None:
     assert canary_examples(CLEAN, 0.25, 0) == canary_examples(CLEAN, 0.25, 0)
     assert canary_examples(CLEAN, 0.25, 0) != canary_examples(CLEAN, 0.25, 1)
+
+
+def test_the_search_tells_each_canary_from_the_others_and_from_what_suspects_were_taught() -> None:
+    attacks = [*CANARIES.values(), *SELECTION_ATTACKS.values()]
+    texts = {target.text for target in (*TARGETS.values(), *(attack.target for attack in attacks))}
+    answers = {tuple(re.findall(r"'\w+|\w+|[^\w\s]", text)[:DISTINCT]) for text in texts}
+    assert len(answers) == len(texts)
 
 
 @pytest.mark.parametrize("name", CANARIES)

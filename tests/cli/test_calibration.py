@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack
@@ -16,11 +17,14 @@ from crow.attacks.triggers import Trigger
 from crow.data.code import CodeTask
 from crow.data.splits import Split
 from crow.defenses import purification
+from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.records import Example
 from crow.training.config import CrowConfig
+from crow.training.presets import get_preset
 from crow.workflows import calibration, clean_data, verification
+from crow.workflows.common import Options, Reporter
 from tests.backdoor import SEARCH, SENTENCE, TRIGGER, held_out, swaps, trained_pico, training_examples, triggered
 from tests.cli.conftest import Run
 
@@ -116,6 +120,28 @@ def test_an_interrupted_calibration_goes_on_where_it_was(
     assert planted == [1]
     assert calls[0] is None
     assert None not in calls[1:]  # the copy was not measured again
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_weaker_strengths_are_parts_of_the_way_to_strength_one(
+    interrupted: bool, suspect: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(lm: LanguageModel, *_: object, **__: object) -> purification.Result:
+        """A training that moves every trained weight by 1; made up."""
+        put_weights(lm.model, {name: value + 1 for name, value in trained_weights(lm.model).items()})
+        return purification.Result(lm, [{}], rounds=1)
+
+    monkeypatch.setattr(calibration, "purify", moved)
+    save_model(load_model(str(suspect)), tmp_path / "copy")
+    options, report = Options(tmp_path / "out", resume=interrupted), Reporter(quiet=True)
+    config = get_preset("default")
+    calibrator = calibration.Calibrator(lambda: load_model(str(suspect)), [], config, tmp_path, options, report)
+    if not interrupted:
+        calibrator.purified(1.0)
+    for share in (0.85, 0.7, 0.5):
+        done = calibrator.weakened(share)
+        for name, value in trained_weights(done.lm.model).items():
+            torch.testing.assert_close(value, done.start[name] + share)
 
 
 def test_canaries_that_cannot_be_planted_are_an_error(

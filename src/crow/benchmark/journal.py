@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,11 @@ class Journal:
         Args:
             run: cell name to record.
             only: run cells whose name contains this.
+
+        Raises:
+            ExceptionGroup: in the end, of whatever cells failed with; the others have run.
         """
+        errors: list[Exception] = []
         for name in self.left(only):
             try:
                 with cell_lock(self.path / name):
@@ -56,6 +61,12 @@ class Journal:
                         self.add(name, run(name))
             except Timeout:
                 continue
+            except Exception as error:  # noqa: BLE001 whatever it is, the other cells go on
+                error.add_note(f"in the cell {name}")
+                traceback.print_exception(error)
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup("cells that failed; run the script again for them", errors)
 
     def add(self, name: str, record: Any) -> None:
         """Keep the record of a cell."""

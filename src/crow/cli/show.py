@@ -26,8 +26,10 @@ def show(results: dict[str, Any], as_json: bool, otherwise: Callable[[], None]) 
 
 
 def say(text: str) -> None:
-    """One line for a person."""
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+    """One line for a person; model text in it cannot steer the terminal."""
+    from crow.report.text import visible
+
+    Console(highlight=False, soft_wrap=True).print(visible(text), markup=False)
 
 
 def show_measurements(columns: dict[str, dict[str, Any]]) -> None:

@@ -33,6 +33,11 @@ from crow.training.config import CrowConfig
 from crow.training.watch import Watch
 
 
+def kept_search(work: Path, number: int) -> Path:
+    """Where a purification that works in `work` keeps what its search of that number, from 0, found."""
+    return work / f"search-{number}.json"
+
+
 @dataclass(frozen=True)
 class Found:
     """What the rest of a run needs of a search.
@@ -100,7 +105,7 @@ class Searches:
             trained: whether the model is the suspect no more.
         """
         start = time.monotonic()
-        kept = self.work / f"search-{number}.json"
+        kept = kept_search(self.work, number)
         # What the first process reads or finds holds for all.
         stored = agreed(json.loads(kept.read_text()) if self.resume and is_first() and kept.is_file() else None)
         if stored is None:

@@ -51,6 +51,7 @@ class Trial:
         trained: whether the search found anything to train against.
         rounds: of search and repair.
         seconds: wall time.
+        seen: canaries whose answers its searches saw.
     """
 
     strength: float
@@ -60,6 +61,7 @@ class Trial:
     trained: bool
     rounds: int
     seconds: float
+    seen: list[str]
 
     @property
     def removed(self) -> bool:
@@ -67,31 +69,43 @@ class Trial:
         return all(rate.value <= REMOVED for rate in (*self.canaries.values(), self.clean))
 
     @property
+    def hits(self) -> float:
+        """Prompts that still bring out a target, with the trigger and without."""
+        return sum(rate.value * rate.n for rate in (*self.canaries.values(), self.clean))
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether no search saw any of the canaries that are left: more training has nothing to train them against."""
+        left = [name for name, rate in self.canaries.items() if rate.value > REMOVED]
+        return not self.trained or (bool(left) and not any(name in self.seen for name in left))
+
+    @property
     def kept(self) -> bool:
         """Whether utility was kept."""
         return self.perplexity_ratio <= PERPLEXITY_LIMIT
 
 
-def climb(attempt: Callable[[float], Trial]) -> list[Trial]:
+def climb(attempt: Callable[[float], Trial], weaker: bool = True) -> list[Trial]:
     """Try strength 1, then weaker ones as long as they remove every canary, or stronger ones until one does.
 
-    Stronger ones are left out where the search found nothing: more training has nothing to train against.
+    Stronger ones are left out where they have nothing to train against.
 
     Args:
         attempt: tries a strength.
+        weaker: whether strengths below 1 may be tried.
     """
     trials = [attempt(1.0)]
     if trials[0].removed:
         # Weights part of the way are those of one training. A second round starts from what the first one left.
-        for strength in WEAKER if trials[0].rounds == 1 else ():
+        for strength in WEAKER if weaker and trials[0].rounds == 1 else ():
             trials.append(attempt(strength))
             if not trials[-1].removed:
                 break
         return trials
-    for strength in STRONGER if trials[0].trained else ():
-        trials.append(attempt(strength))
-        if trials[-1].removed:
+    for strength in STRONGER:
+        if trials[-1].removed or trials[-1].out_of_reach:
             break
+        trials.append(attempt(strength))
     return trials
 
 
@@ -99,7 +113,7 @@ def choose(trials: list[Trial]) -> tuple[float, str]:
     """The strength to take, and why in words.
 
     The weakest that removes every canary and keeps utility; where none does both, the weakest that removes; where none
-    removes, the strongest of those tried.
+    removes, the one that leaves fewest of their answers, among those that keep utility if any does.
     """
     good = [trial for trial in trials if trial.removed and trial.kept]
     enough = [trial for trial in trials if trial.removed]
@@ -108,4 +122,6 @@ def choose(trials: list[Trial]) -> tuple[float, str]:
     if enough:
         reason = "the weakest that removed every canary; none kept the perplexity as well"
         return min(enough, key=lambda t: t.strength).strength, reason
-    return max(trials, key=lambda t: t.strength).strength, "the strongest tried; none removed every canary"
+    cheap = [trial for trial in trials if trial.kept] or trials
+    best = min(cheap, key=lambda t: (t.hits, t.strength))
+    return best.strength, "the one that left fewest of their answers; none removed every canary"

@@ -199,7 +199,9 @@ def run_attack(
     """
     report = Reporter(options.quiet)
     implant = implanter(request, config)
-    with claimed(options, model, request.poisoned, request.clean) as work:
+    named = {"triggers": request.trigger, "targets": request.target, "poison_rate": request.poison_rate}
+    apart = {**named, "adaptive": request.adaptive, "config": config}
+    with claimed(options, model, request.poisoned, request.clean, settings=apart) as work:
         attack = request.attack()
         poisoned, clean = request.examples()  # files are read before anything slow happens
         lm = load(model, options, report).merged()

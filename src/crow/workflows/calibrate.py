@@ -33,7 +33,7 @@ def run_calibrate(
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
-    with claimed(options, model, adapter, data) as work:
+    with claimed(options, model, adapter, data, settings={"config": config}) as work:
         examples = clean_examples(data, config.samples, options.seed)
         suspect = Suspect(model, adapter, continue_adapter=False)
         record = manifest(suspect.load(options, report), {"clean": examples}, config, options.seed)

@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from crow.attacks.canaries import CANARIES, canary_examples
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
+from crow.defenses.searches import kept_search
 from crow.defenses.strength import Trial, at_strength, choose, climb
 from crow.errors import ConfigError, ModelError
 from crow.evaluation.judges import make_judge
@@ -84,6 +87,27 @@ class Measured:
         return [name for name, rate in self.canaries.items() if rate.value >= PLANTED]
 
 
+@dataclass(frozen=True)
+class Purified:
+    """A purification of the copy.
+
+    Attributes:
+        lm: the copy, trained.
+        trained: whether there was anything to train against.
+        rounds: of search and repair.
+        seen: canaries whose answers the searches saw.
+        start: the trained weights as they were before.
+        end: and after.
+    """
+
+    lm: LanguageModel
+    trained: bool
+    rounds: int
+    seen: list[str]
+    start: dict[str, Tensor]
+    end: dict[str, Tensor]
+
+
 @dataclass
 class Calibrator:
     """Plants canaries in a copy of a suspect and purifies it at several strengths; every step is kept for `--resume`.
@@ -95,6 +119,8 @@ class Calibrator:
         work: folder for the copy and for what was measured.
         options: common options.
         report: shows progress.
+        weaker: try strengths below 1. They go part of the way of the copy's fresh adapter, which says nothing of an
+            adapter that the suspect brings and that is trained on.
     """
 
     load: Callable[[], LanguageModel]
@@ -103,6 +129,7 @@ class Calibrator:
     work: Path
     options: Options
     report: Reporter
+    weaker: bool = True
 
     def __post_init__(self) -> None:
         split = bundled_split("selection")
@@ -110,7 +137,7 @@ class Calibrator:
         poisoned = canary_examples(asked, 1 / len(CANARIES), self.options.seed)
         self.triggered = {name: examples[:TRIGGERED] for name, examples in poisoned.items()}
         self.clean, self.answered = split.prompts[-CLEAN:], split.pairs
-        self._partly: Callable[[float], LanguageModel] | None = None
+        self._usual: Purified | None = None
 
     def run(self) -> Calibration:
         """All of it.
@@ -123,7 +150,7 @@ class Calibrator:
             raise ModelError(
                 "expected canaries to calibrate on, but none could be planted in this model; choose --strength yourself"
             )
-        trials = climb(lambda strength: self.attempt(strength, before))
+        trials = climb(lambda strength: self.attempt(strength, before), self.weaker)
         strength, reason = choose(trials)
         left_out = [name for name in before.canaries if name not in before.planted]
         return Calibration(before.canaries, before.clean, before.perplexity, left_out, trials, strength, reason)
@@ -160,38 +187,46 @@ class Calibrator:
         def measure() -> Trial:
             started = self.report.seconds
             self.report.say(f"trying strength {strength:g} on the canaries")
-            lm, trained, rounds = self.purified(strength)
-            after = self.measure(lm, before.planted)
+            done = self.weakened(strength) if strength < 1 else self.purified(strength)
+            after = self.measure(done.lm, before.planted)
             ratio = after.perplexity.value / before.perplexity.value
             seconds = round(self.report.seconds - started, 1)
-            return Trial(strength, after.canaries, after.clean, ratio, trained, rounds, seconds)
+            return Trial(strength, after.canaries, after.clean, ratio, done.trained, done.rounds, seconds, done.seen)
 
         found = self.once(f"trial-{strength:g}", measure)
         rates = {name: Rate(**rate) for name, rate in found.pop("canaries").items()}
         return Trial(canaries=rates, clean=Rate(**found.pop("clean")), **found)
 
-    def purified(self, strength: float) -> tuple[LanguageModel, bool, int]:
-        """The copy, purified; whether there was anything to train against; rounds.
-
-        Below strength 1 the weights are read off the training at 1, which has just been done.
-        """
-        if strength < 1 and self._partly is not None:
-            return self._partly(strength), True, 1
+    def purified(self, strength: float) -> Purified:
+        """The copy, purified at a strength of 1 or more."""
+        self._usual = None  # two models may be more than there is room for
         lm = load_model(str(self.work / "copy"), dtype=self.options.dtype, device=self.options.device)
         config = at_strength(self.config, strength)
         lm = make_trainable(lm, config)
         start = trained_weights(lm.model)
         work = self.work / f"strength-{strength:g}"
-        result = purify(lm, self.examples, config, work, resume=self.options.resume, watch=self.report.bar)
-        trained = trained_weights(lm.model)
+        first = kept_search(self.work / "strength-1", 0)
+        known = strength > 1 and first.is_file()
+        if known:  # at every strength, the first search is of the same copy
+            work.mkdir(parents=True, exist_ok=True)
+            shutil.copy(first, kept_search(work, 0))
+        resume = self.options.resume or known
+        result = purify(lm, self.examples, config, work, resume=resume, watch=self.report.bar)
+        texts = [text for record in (result.before, result.after) if record for text in record.texts]
+        judges = {name: make_judge(attack.target.marker) for name, attack in CANARIES.items()}
+        seen = [name for name, judge in judges.items() if any(judge.hit(text) for text in texts)]
+        end = trained_weights(lm.model)
+        done = Purified(result.lm, bool(result.training), result.rounds, seen, start, end)
+        if strength == 1:
+            self._usual = done
+        return done
 
-        def partly(share: float) -> LanguageModel:
-            put_weights(lm.model, trained)
-            interpolate(lm.model, start, share)
-            return lm
-
-        self._partly = partly
-        return result.lm, bool(result.training), result.rounds
+    def weakened(self, strength: float) -> Purified:
+        """The copy, its weights that share of the way to those of strength 1."""
+        usual = self._usual or self.purified(1.0)  # which an interrupted run has trained
+        put_weights(usual.lm.model, usual.end)
+        interpolate(usual.lm.model, usual.start, strength)
+        return usual
 
     def measure(self, lm: LanguageModel, canaries: Sequence[str] | None) -> Measured:
         """Success of the named canaries, all by default; of any target on clean prompts; perplexity."""
@@ -217,6 +252,18 @@ class Calibrator:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
+def check_calibration(config: CrowConfig) -> None:
+    """Whether a purification with these settings can be calibrated.
+
+    Raises:
+        ConfigError: for one without search, or in 4 bits: the copy is trained as it is.
+    """
+    if not config.rounds:
+        raise ConfigError("expected settings with a search to calibrate, such as the preset default, got some without")
+    if config.method == "qlora":
+        raise ConfigError("expected --method lora or full to calibrate, got qlora; choose --strength yourself")
+
+
 def calibrated(
     suspect: Suspect, examples: list[Example], config: CrowConfig, work: Path, options: Options, report: Reporter
 ) -> Calibration:
@@ -231,11 +278,9 @@ def calibrated(
         report: shows progress.
 
     Raises:
-        ConfigError: for a purification without search, or in 4 bits: the copy is trained as it is.
+        ConfigError: see `check_calibration`.
     """
-    if not config.rounds:
-        raise ConfigError("expected settings with a search to calibrate, such as the preset default, got some without")
-    if config.method == "qlora":
-        raise ConfigError("expected --method lora or full to calibrate, got qlora; choose --strength yourself")
-    merged = Suspect(suspect.model, suspect.adapter, continue_adapter=False)
-    return Calibrator(lambda: merged.load(options, report), examples, config, work, options, report).run()
+    check_calibration(config)
+    merged = dataclasses.replace(suspect, continue_adapter=False)
+    weaker = not suspect.continue_adapter
+    return Calibrator(lambda: merged.load(options, report), examples, config, work, options, report, weaker).run()

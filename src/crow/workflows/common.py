@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +22,8 @@ from crow.models.loading import DTYPES, load_model
 from crow.models.processes import is_first, join, meet, several
 from crow.output import claim_output, work_folder
 from crow.records import Example
+from crow.report.text import visible
+from crow.workflows.unfinished import asked, forget, remember, same_request
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Reporter:
         return round(time.monotonic() - self.started, 1)
 
     def say(self, text: str) -> None:
-        """A remark; model text in it is shown as it is, never as markup."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        """A remark; model text in it can neither be markup nor steer the terminal."""
+        self.console.print(visible(text), markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int | None) -> Iterator[Advance]:
@@ -86,18 +89,21 @@ class Reporter:
 
 
 @contextmanager
-def claimed(options: Options, *inputs: str | Path | None, shared: bool = False) -> Iterator[Path]:
+def claimed(
+    options: Options, *inputs: str | Path | None, shared: bool = False, settings: dict[str, Any] | None = None
+) -> Iterator[Path]:
     """The work folder of a run that may write its output folder; kept on failure for `--resume`.
 
-    It is not made yet, so that a run that ends before it has anything to keep leaves no trace.
+    A run that ends before it has anything to keep leaves no trace.
 
     Args:
         options: common options.
         inputs: what the run reads.
         shared: whether several processes can share the run's work.
+        settings: what else its result depends on, for a run that can be resumed; see `asked`.
 
     Raises:
-        ConfigError: if there are several processes and they cannot.
+        ConfigError: if there are several processes and they cannot, or if what is resumed was another run.
         OutputError: if the output folder is taken.
     """
     if several() and not shared:
@@ -105,11 +111,18 @@ def claimed(options: Options, *inputs: str | Path | None, shared: bool = False) 
     join(options.device)
     claim_output(options.output, options.overwrite, options.resume, inputs)
     work = work_folder(options.output)
+    request = None
+    if settings is not None:
+        request = asked(inputs, {**settings, "seed": options.seed, "dtype": options.dtype})
+        if options.resume:
+            same_request(work, request)
     meet()  # all have looked before one changes anything
     if is_first() and not options.resume:
         shutil.rmtree(work, ignore_errors=True)
     meet()
     fresh = not work.exists()
+    if is_first() and request is not None:
+        remember(work, request)
     set_seed(options.seed)
     try:
         yield work
@@ -118,6 +131,9 @@ def claimed(options: Options, *inputs: str | Path | None, shared: bool = False) 
         if is_first() and fresh and not any(work.rglob("checkpoint-*")):
             shutil.rmtree(work, ignore_errors=True)
         raise
+    finally:
+        if is_first() and fresh:
+            forget(work)
 
 
 def load(

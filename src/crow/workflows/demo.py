@@ -102,7 +102,7 @@ def run_demo(config: CrowConfig, from_scratch: bool, options: Options) -> dict[s
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
-    with claimed(options) as work:
+    with claimed(options, settings={"config": config, "from_scratch": from_scratch}) as work:
         triggered, clean = evaluation_examples(options.seed)
         examples = clean_examples(None, config.samples, options.seed)
         folder = suspect(from_scratch, work, options)

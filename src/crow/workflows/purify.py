@@ -22,7 +22,7 @@ from crow.report import write_report
 from crow.report.card import write_card
 from crow.scan.gather import ScanConfig
 from crow.training.config import CrowConfig
-from crow.workflows.calibration import calibrated
+from crow.workflows.calibration import calibrated, check_calibration
 from crow.workflows.clean_data import clean_examples, own_answers
 from crow.workflows.common import Options, Reporter, claimed, load
 from crow.workflows.scan import scanned
@@ -123,6 +123,11 @@ class PurifyRequest:
             raise ConfigError("expected --method lora with --keep-adapter or --continue-adapter, got full")
         if config.method == "qlora" and self.suspect.continue_adapter:
             raise ConfigError("expected --method lora with --continue-adapter, got qlora")
+        if self.strength is None:
+            check_calibration(config)
+        else:
+            at_strength(config, self.strength)  # which may be none
+        self.suspect.check()
         if several() and (self.strength is None or self.verify or self.prompts or self.scan):
             raise ConfigError("expected one process with --scan, --strength auto, --verify or --prompts, got several")
 
@@ -140,7 +145,9 @@ def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> 
     """
     report, suspect = Reporter(options.quiet), request.suspect
     request.check(config)
-    with claimed(options, suspect.model, suspect.adapter, request.data, request.prompts, shared=True) as work:
+    apart = {"strength": request.strength, "continue_adapter": suspect.continue_adapter}
+    inputs = (suspect.model, suspect.adapter, request.data, request.prompts)
+    with claimed(options, *inputs, shared=True, settings={"config": config, **apart}) as work:
         examples = clean_examples(request.prompts or request.data, config.samples, options.seed, bool(request.prompts))
         found = scan_suspect(suspect, work / "scan", options, report) if request.scan else None
         if request.prompts:

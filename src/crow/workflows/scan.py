@@ -35,7 +35,7 @@ def run_scan(model: str, adapter: Path | None, config: ScanConfig, options: Opti
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
-    with claimed(options, model, adapter) as work:
+    with claimed(options, model, adapter, settings={"config": config}) as work:
         lm = load(model, options, report, adapter)
         record = manifest(lm, scan_examples(), config, options.seed)
         results = {

@@ -36,16 +36,19 @@ class Suspect:
     adapter: Path | None
     continue_adapter: bool
 
-    def load(self, options: Options, report: Reporter) -> LanguageModel:
-        """The suspect: merged, or with its adapter left on to be trained further.
+    def check(self) -> None:
+        """Whether there is an adapter where one is to be continued.
 
         Raises:
-            ConfigError: if an adapter is to be continued and there is none.
+            ConfigError: if not.
         """
         if self.continue_adapter and self.adapter is None and not adapter_chain(self.model)[2]:
             raise ConfigError(
                 f"expected an adapter to continue, got {self.model}, which has none; drop --continue-adapter"
             )
+
+    def load(self, options: Options, report: Reporter) -> LanguageModel:
+        """The suspect: merged, or with its adapter left on to be trained further."""
         lm = load(self.model, options, report, self.adapter, trainable=self.continue_adapter)
         return lm if self.continue_adapter else lm.merged()
 
