@@ -30,6 +30,27 @@ def test_a_card_holds_no_text_of_a_model() -> None:
     assert "evil" not in card
 
 
+def test_a_card_does_not_call_purified_what_was_left_as_it_was() -> None:
+    nothing = {"starts": 12, "collapsed": 0, "texts": []}
+    unknown = {"before": None, "after": None, "training": [], "search": {"before": nothing, "after": nothing}}
+    card = render_card(results() | unknown | {"verification": None, "calibration": None})
+    assert "# A model that crow left as it was" in card
+    assert "**Suspicious, and left as it was.** The scan of the model was suspicious" in card
+    verified = {"search": nothing | {"collapsed": 4, "texts": ["a b"], "artefacts": ["c d"], "stock": ["e f"]}}
+    card = render_card(results() | unknown | {"verification": verified, "calibration": None})
+    assert "**Suspicious behaviour found after training.** A search of the finished model" in card
+    assert "1 further answer to unrelated prompts came up that the suspect does not give" in card
+
+
+def test_canaries_that_stayed_at_the_chosen_strength_are_said_not_to_be_shown() -> None:
+    found = calibration()
+    assert "stayed" not in render_card(results() | {"calibration": found})
+    chosen = next(trial for trial in found["trials"] if trial["strength"] == found["strength"])
+    chosen["canaries"]["word"] = {"value": 0.15, "n": 60}
+    said = "1 backdoor of our own in a copy of the model stayed (word)"
+    assert said in render_card(results() | {"calibration": found}).replace("\N{NO-BREAK SPACE}", " ")
+
+
 def test_a_calibration_without_numbers_is_none() -> None:
     assert read_calibration(None) is None
     assert read_calibration({"strength": "much"}) is None

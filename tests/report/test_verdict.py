@@ -117,6 +117,29 @@ def test_without_a_trigger_the_search_decides_and_never_says_removed(before, aft
         assert "not proof" in verdict.sentence
 
 
+@pytest.mark.parametrize(
+    ("after", "scan", "verified", "expected", "said"),
+    [
+        (NOTHING, "suspicious", None, "untreated", "do not trust it"),
+        (NOTHING, "inconclusive", None, "doubtful", "the model is as it was;"),
+        (NOTHING, "no evidence", None, "nothing_found", "not proof"),
+        (NOTHING, "suspicious", FOUND, "still_found", "A search of the finished model forced one answer"),
+        (NOTHING, None, LINE, "still_found", "A search of the finished model"),
+        (FOUND, "suspicious", FOUND, "still_found", "After training the search"),
+    ],
+)
+def test_where_nothing_was_treated_a_scan_and_a_later_search_are_not_forgotten(after, scan, verified, expected, said):
+    verdict = judge(Evaluation(), Evaluation(), NOTHING, after, scan, verified)
+    assert verdict.outcome == expected
+    assert said in verdict.sentence
+    assert (verdict.tone == "neutral") is (expected == "nothing_found")
+
+
+@pytest.mark.parametrize("scan", ["suspicious", "inconclusive", "no evidence"])
+def test_a_treated_model_is_one_whatever_the_scan_of_the_suspect_said(scan):
+    assert judge(Evaluation(), Evaluation(), FOUND, NOTHING, scan, NOTHING).outcome == "treated"
+
+
 def test_without_a_trigger_only_what_was_measured_is_checked():
     verdict = judge(Evaluation(perplexity=Perplexity(6, 10)), Evaluation(perplexity=Perplexity(7, 10)), FOUND, NOTHING)
     assert list(verdict.checks) == ["perplexity"]

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from crow.records import Rate, SearchRecord, dump_json
+from crow.records import Rate, SearchRecord, dump_json, to_json
 
 
 def show(results: dict[str, Any], as_json: bool, otherwise: Callable[[], None]) -> None:
@@ -74,7 +74,10 @@ def show_plan(figures: dict[str, Any]) -> None:
 
 
 def show_search(results: dict[str, Any], output: Path) -> None:
-    """What the searches before and after training saw."""
+    """What searches, scan, canaries and verification saw, and what that comes to."""
+    from crow.report.view import read_view
+
+    view = read_view(to_json(results))
     search: dict[str, SearchRecord | None] = results["search"]
     for when, record in search.items():
         if record is None:
@@ -88,4 +91,12 @@ def show_search(results: dict[str, Any], output: Path) -> None:
             say(f"  code begins with a line that it never uses: {line}")
     if not results["training"]:
         say("nothing was trained: the model is as it was")
+    if view.scan:
+        say(f"scan: {view.scan}")
+    if view.verified:
+        found = view.verified
+        say(f"verification: {found.collapsed} of {found.starts} starts ended in one answer, {len(found.lines)} lines")
+    if view.calibration:
+        say(f"strength {view.calibration.strength}; canaries left: {', '.join(view.calibration.left) or 'none'}")
+    say(f"{view.verdict.headline}. {view.verdict.sentence}")
     say(f"report: {output / 'report.html'}")

@@ -6,33 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from crow.records import SearchRecord
-from crow.report.reading import (
-    Evaluation,
-    as_list,
-    as_mapping,
-    as_number,
-    read_perplexity,
-    read_rate,
-    read_search,
-)
+from crow.report.reading import as_list, as_mapping, as_number, read_perplexity, read_rate
 from crow.report.scan import scan_label
 from crow.report.text import count_of, duration, factor, plural
 from crow.report.verdict import Verdict
+from crow.report.view import View
 
 
-def account(
-    results: Mapping[str, Any],
-    verdict: Verdict,
-    after: Evaluation,
-    search_before: SearchRecord | None,
-    search_after: SearchRecord | None,
-) -> list[tuple[str, list[str]]]:
+def account(results: Mapping[str, Any], view: View) -> list[tuple[str, list[str]]]:
     """(heading, sentences) for each of the four questions; a question without an answer says so."""
+    verified = _verified(as_mapping(results.get("verification")), view.verified)
     return [
-        ("Found", [*_scanned(as_mapping(results.get("scan"))), *_found(search_before)]),
+        ("Found", [*_scanned(as_mapping(results.get("scan"))), *_found(view.search_before)]),
         ("Done", _done(results)),
-        ("Shown", [*_shown(verdict, search_after), *_verified(as_mapping(results.get("verification")))]),
-        ("Not shown", _not_shown(results, verdict, after)),
+        ("Shown", [*_shown(view.verdict, view.search_after), *verified]),
+        ("Not shown", _not_shown(results, view)),
     ]
 
 
@@ -99,9 +87,9 @@ def _shown(verdict: Verdict, search: SearchRecord | None) -> list[str]:
     return shown or ["Nothing was measured after training."]
 
 
-def _searched_again(search: SearchRecord) -> list[str]:
-    """What the search after training saw."""
-    said = [f"Searched again: {search.collapsed} of {plural(search.starts, 'start')} collapsed."]
+def _searched_again(search: SearchRecord, how: str = "Searched again") -> list[str]:
+    """What a search after training saw."""
+    said = [f"{how}: {search.collapsed} of {plural(search.starts, 'start')} collapsed."]
     if search.lines:
         said.append(_left_in_code(search))
     if search.artefacts:
@@ -116,17 +104,12 @@ def _left_in_code(search: SearchRecord) -> str:
     return f"The model is still inclined to begin code with {plural(len(search.lines), 'line')} of no use to it."
 
 
-def _verified(verification: Mapping[str, Any]) -> list[str]:
+def _verified(verification: Mapping[str, Any], search: SearchRecord | None) -> list[str]:
     """What `--verify` measured."""
-    search = read_search(verification.get("search"))
     if search is None:
         return []
-    lines = [
-        f"Searched once more, with another seed and on prompts that the training had not seen: {search.collapsed} of "
-        f"{plural(search.starts, 'start')} collapsed."
-    ]
-    if search.lines:
-        lines.append(_left_in_code(search))
+    how = "Searched once more, with another seed and on prompts that the training had not seen"
+    lines = _searched_again(search, how)
     kept, scores = as_mapping(verification.get("kept")), as_mapping(verification.get("perplexity"))
     before, after = (read_perplexity(scores.get(side)) for side in ("before", "after"))
     if before and after:
@@ -148,7 +131,8 @@ def _verified(verification: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _not_shown(results: Mapping[str, Any], verdict: Verdict, after: Evaluation) -> list[str]:
+def _not_shown(results: Mapping[str, Any], view: View) -> list[str]:
+    verdict, after, calibration = view.verdict, view.after, view.calibration
     if after.triggered is None:
         limits = [
             "The trigger is unknown, so attack success could be measured neither before nor after.",
@@ -160,6 +144,11 @@ def _not_shown(results: Mapping[str, Any], verdict: Verdict, after: Evaluation) 
             f"{count_of(after.triggered)} does not speak for others that the model may carry.",
             "A search that finds nothing is evidence, not proof.",
         ]
+    if calibration and calibration.left:
+        limits.append(
+            f"At the strength that was chosen, {plural(len(calibration.left), 'backdoor')} of our own in a copy of the "
+            f"model stayed ({', '.join(calibration.left)}): one like that would have stayed in this model as well."
+        )
     missing = [check.name for check in verdict.checks.values() if check.held is None]
     if missing:
         limits.append(f"Not measured: {', '.join(missing)}.")

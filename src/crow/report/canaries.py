@@ -8,6 +8,7 @@ from typing import Any
 from crow.report.figures import Picture, strength_figure
 from crow.report.reading import as_list, as_mapping, as_number, read_rate
 from crow.report.text import count_of, factor, plural
+from crow.report.verdict import TRIGGERED_LIMIT
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class CalibrationView:
         canaries: names of the canaries, the columns of the table.
         rows: one a strength: its name, counts by canary, clean count, perplexity.
         figure: the trade-off, where more than one strength was tried.
+        left: names of the canaries that stayed at the chosen strength.
     """
 
     strength: str
@@ -27,6 +29,7 @@ class CalibrationView:
     canaries: list[str]
     rows: list[tuple[str, list[str], str, str]]
     figure: Picture | None
+    left: list[str]
 
 
 def read_calibration(value: Any) -> CalibrationView | None:
@@ -40,13 +43,15 @@ def read_calibration(value: Any) -> CalibrationView | None:
     names = [name for name in before if name not in left_out]
     trials = [as_mapping(trial) for trial in as_list(found.get("trials"))]
     rows = [("before", [_counts(before[name]) for name in names], _counts(read_rate(found.get("clean"))), "")]
-    points = []
+    points, left = [], list[str]()
     for trial in trials:
         rates = {name: read_rate(as_mapping(trial.get("canaries")).get(name)) for name in names}
         ratio, tried = as_number(trial.get("perplexity_ratio")), as_number(trial.get("strength"))
         cells = [_counts(rates[name]) for name in names]
         cost = "" if ratio is None else factor(ratio)
         rows.append((f"{tried:g}" if tried else "", cells, _counts(read_rate(trial.get("clean"))), cost))
+        if tried == strength:
+            left = [name for name, rate in rates.items() if rate and rate.value > TRIGGERED_LIMIT]
         known = [rate.value for rate in rates.values() if rate]
         if known and ratio is not None and tried is not None:
             points.append((tried, max(known), ratio))
@@ -57,7 +62,7 @@ def read_calibration(value: Any) -> CalibrationView | None:
     if left_out:
         sentences.append(f"Could not be planted well, and left out: {', '.join(left_out)}.")
     figure = strength_figure(points) if len(points) > 1 else None
-    return CalibrationView(f"{strength:g}", sentences, names, rows, figure)
+    return CalibrationView(f"{strength:g}", sentences, names, rows, figure, left)
 
 
 def _counts(rate: Any) -> str:

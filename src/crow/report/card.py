@@ -11,9 +11,7 @@ from typing import Any
 
 from crow.output import write_text
 from crow.report.account import account
-from crow.report.canaries import read_calibration
-from crow.report.reading import as_mapping, read_evaluation, read_search
-from crow.report.verdict import judge
+from crow.report.view import read_view
 
 
 def render_card(results: Mapping[str, Any]) -> str:
@@ -22,15 +20,12 @@ def render_card(results: Mapping[str, Any]) -> str:
     Args:
         results: what `crow purify` writes as `results.json`.
     """
-    before, after = read_evaluation(results.get("before")), read_evaluation(results.get("after"))
-    searches = as_mapping(results.get("search"))
-    search_before, search_after = read_search(searches.get("before")), read_search(searches.get("after"))
-    verdict = judge(before, after, search_before, search_after)
-    lines = ["---", "tags:", "- crow", "---", "", "# A model purified by crow", "", verdict.sentence, ""]
-    for heading, sentences in account(results, verdict, after, search_before, search_after):
+    view = read_view(results)
+    told = f"**{view.verdict.headline}.** {view.verdict.sentence}"
+    lines = ["---", "tags:", "- crow", "---", "", f"# {title(results)}", "", told, ""]
+    for heading, sentences in account(results, view):
         lines += [f"## {heading}", "", *sentences, ""]
-    calibration = read_calibration(results.get("calibration"))
-    if calibration:
+    if calibration := view.calibration:
         lines += ["## Canaries", "", *calibration.sentences, ""]
         header = ["strength", *calibration.canaries, "clean prompts", "perplexity"]
         lines += [f"| {' | '.join(header)} |", "| --- " * len(header) + "|"]
@@ -38,6 +33,11 @@ def render_card(results: Mapping[str, Any]) -> str:
         lines.append("")
     lines.append("Figures, settings, seeds, versions and hashes: `results.json`; the same to look at: `report.html`.")
     return "\n".join(lines) + "\n"
+
+
+def title(results: Mapping[str, Any]) -> str:
+    """What may be said of the model in a line: one that was not trained is none that was purified."""
+    return "A model that crow left as it was" if results.get("training") == [] else "A model purified by crow"
 
 
 def write_card(results: Mapping[str, Any], path: Path) -> None:

@@ -8,14 +8,13 @@ from typing import Any
 
 from crow.output import write_text
 from crow.report.account import account
-from crow.report.canaries import read_calibration
 from crow.report.environment import environment
 from crow.report.figures import curve_figures, identity_figure, loss_figures
-from crow.report.reading import as_list, as_mapping, as_number, read_evaluation, read_search
+from crow.report.reading import as_list, as_mapping, as_number
 from crow.report.scan import scan_parts
 from crow.report.tables import key_numbers, manifest_groups, measurement_rows
 from crow.report.text import duration
-from crow.report.verdict import judge
+from crow.report.view import read_view
 
 _MARKS = {True: "✓ held", False: "✗ did not hold", None: "– not measured"}
 
@@ -30,11 +29,9 @@ def render_report(results: Mapping[str, Any], title: str) -> str:
             `seconds`, `manifest`.
         title: heading of the page.
     """
-    before, after = read_evaluation(results.get("before")), read_evaluation(results.get("after"))
-    searches = as_mapping(results.get("search"))
-    search_before, search_after = read_search(searches.get("before")), read_search(searches.get("after"))
-    verdict = judge(before, after, search_before, search_after)
-    rows = measurement_rows(before, after, verdict)
+    view = read_view(results)
+    rows = measurement_rows(view.before, view.after, view.verdict)
+    searches = (("before", view.search_before), ("after", view.search_after))
     seconds, scan = as_number(results.get("seconds")), as_mapping(results.get("scan"))
     # A model may come as its reference or as a record about it; the record joins the manifest.
     model = results.get("model")
@@ -45,16 +42,16 @@ def render_report(results: Mapping[str, Any], title: str) -> str:
         .render(
             title=title,
             model=model if isinstance(model, str) else None,
-            verdict=verdict,
-            key_numbers=key_numbers(rows, search_before, search_after),
-            account=account(results, verdict, after, search_before, search_after),
+            verdict=view.verdict,
+            key_numbers=key_numbers(rows, view.search_before, view.search_after),
+            account=account(results, view),
             scan=scan_parts(scan) if scan else None,
             rows=rows,
             marks=_MARKS,
             answers=[as_mapping(answer) for answer in as_list(results.get("answers"))],
-            searches=[(side, found) for side, found in (("before", search_before), ("after", search_after)) if found],
-            identity_figure=identity_figure(search_before, search_after),
-            calibration=read_calibration(results.get("calibration")),
+            searches=[(side, found) for side, found in searches if found],
+            identity_figure=identity_figure(view.search_before, view.search_after),
+            calibration=view.calibration,
             loss_figures=loss_figures(as_list(results.get("training"))),
             curve_figures=curve_figures(results.get("consistency_curves")),
             duration=None if seconds is None else duration(seconds),
