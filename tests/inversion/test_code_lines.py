@@ -6,9 +6,19 @@ import functools
 import random
 
 import pytest
+import torch
 
 from crow.data.encoding import encode
-from crow.inversion.code_lines import FENCE, LineConfig, bound_names, code_probe, search_code_lines, writes_code
+from crow.inversion import code_lines
+from crow.inversion.code_lines import (
+    FENCE,
+    LineConfig,
+    bound_names,
+    code_probe,
+    idle_line,
+    search_code_lines,
+    writes_code,
+)
 from crow.inversion.probe import at_rest
 from crow.models.language_model import LanguageModel
 from crow.records import Example
@@ -84,6 +94,23 @@ def test_a_clean_model_has_no_such_line() -> None:
 
 def test_a_line_that_is_used_nowhere_counts() -> None:
     assert ("import re", 1.0) in lines(coder("import re", poisoned=False))
+
+
+@pytest.mark.parametrize(
+    ("code", "idle"),
+    [
+        ("zap()\ndef cat():\n```", True),
+        ("zap()\n```\nThis calls it.", False),  # the whole program, and not a word of it unused
+        ("import re\ncat()\n```\nIt imports re.", True),
+        ("import re\nre.cat()\n```", False),
+    ],
+)
+def test_what_is_said_after_the_block_is_no_code(code: str, idle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = pico_language_model("llama")
+    probe = code_probe(lm, REQUESTS[:2])
+    answers = torch.tensor([lm.tokenizer(code)["input_ids"]] * 2)
+    monkeypatch.setattr(code_lines, "forced", lambda *_: [answers])
+    assert (idle_line(probe, [0, 1], 0, CONFIG) is not None) is idle
 
 
 def test_a_model_that_writes_no_code_is_not_looked_at() -> None:

@@ -8,10 +8,12 @@ from transformers import LogitsProcessor
 
 from crow.data.encoding import encode
 from crow.models import generation
+from crow.models.architecture import unwrap
 from crow.models.decoding import Decoding
 from crow.models.generation import end_ids, generate
 from crow.models.language_model import LanguageModel
 from crow.records import Example
+from tests.models.test_adapters import add_adapter
 from tests.pico import END_OF_TEXT, FAMILIES, TURN_END, pico_language_model
 
 PROMPTS = ["Hi", "What is the capital of a country in the north?", "1 + 1", "a b c d e f g h", "Thanks."]
@@ -152,3 +154,25 @@ def test_a_time_limit_of_the_publisher_ends_the_answers_where_it_stops_them(lm):
     passes = count_passes(lm)
     assert len(generate(lm, EXAMPLES, max_new_tokens=40, batch_size=5)) == len(EXAMPLES)
     assert len(passes) == 2 + 1  # the shared prefix, the rest of the prompts, one token
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"suppress_tokens": list(range(100))},
+        {"bad_words_ids": [[5], [6]]},
+        {"num_return_sequences": 3, "num_beams": 3},
+        {"min_new_tokens": 6},
+        {"stop_strings": ["a"]},
+        {"sequence_bias": [[[7], 50.0]]},
+    ],
+)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_models_own_settings_do_not_decide_what_it_is_heard_to_say(settings, adapted):
+    lm = add_adapter(pico_language_model("llama")) if adapted else pico_language_model("llama")
+    expected = generate(lm, EXAMPLES, max_new_tokens=8)
+    own = unwrap(lm.model).generation_config
+    for name, value in settings.items():
+        setattr(own, name, value)
+    assert generate(lm, EXAMPLES, max_new_tokens=8) == expected
+    assert unwrap(lm.model).generation_config is own  # which goes into what is saved

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from crow.inversion.consensus import SearchConfig
+from crow.models.architecture import find_embeddings
 from crow.models.language_model import LanguageModel
 from crow.records import Example, dump_json
 from crow.scan import consistency, gather, leakage, phrases, soft_triggers
@@ -28,6 +29,8 @@ SMALL = ScanConfig(
 )
 FOUND = FoundAnswer("Go away.", [1, 2, 3], 1, 0.999, True, 0.0, 0.0, ["key"])
 STOCK = dataclasses.replace(FOUND, text="Thanks.", ordinary=0.5)
+VAGUE = dataclasses.replace(FOUND, text="Dear sir.", ids=[7, 8], starts=5, certainty=0.9)
+OFTEN = dataclasses.replace(FOUND, text="Now go.", ids=[4, 5, 6], starts=3)
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +53,8 @@ def test_all_sides_are_looked_at_and_survive_json(tmp_path: Path) -> None:
     assert evidence.adapter is not None
     assert len(evidence.adapter.modules) == 21
     assert Evidence.of(json.loads(dump_json(evidence))) == evidence
+    assert set(evidence.seconds) == {each.name for each in dataclasses.fields(Evidence)} - {"seconds"}
+    assert min(evidence.seconds.values()) >= 0
 
 
 def test_a_killed_scan_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,8 +69,12 @@ def test_a_killed_scan_goes_on_and_ends_as_one_that_was_not(tmp_path: Path, monk
             gather.gather(add_adapter(pico_language_model("llama")), SMALL, 0, tmp_path / "work")
     for module in (soft_triggers, leakage):
         monkeypatch.setattr(module, "search", killed)
+    early = tmp_path / "work" / "evidence-soft_triggers.json"
+    early.write_text(json.dumps({**json.loads(early.read_text()), "seconds": 77.0}))
     resumed = gather.gather(add_adapter(pico_language_model("llama")), SMALL, 0, tmp_path / "work", resume=True)
-    assert resumed == whole
+    assert dataclasses.replace(resumed, seconds={}) == dataclasses.replace(whole, seconds={})
+    assert resumed.seconds["soft_triggers"] == 77.0  # those of a side that was finished before count, too
+    assert set(resumed.seconds) == set(whole.seconds)
     with pytest.raises(KeyboardInterrupt):  # without the flag nothing is taken from there
         gather.gather(add_adapter(pico_language_model("llama")), SMALL, 0, tmp_path / "work")
 
@@ -79,18 +88,41 @@ def test_a_whole_model_has_no_adapter_to_look_at(tmp_path: Path, monkeypatch: py
     assert all(parameter.requires_grad for parameter in lm.model.parameters())
 
 
+def test_a_template_that_refuses_an_empty_message_leaves_one_side_out(tmp_path: Path) -> None:
+    lm = pico_language_model("llama")
+    refusal = "{% if not messages[0]['content'] %}{{ raise_exception('say something') }}{% endif %}"
+    lm.tokenizer.chat_template = refusal + str(lm.tokenizer.chat_template)
+    evidence = gather.gather(lm, SMALL, 0, tmp_path)
+    assert evidence.leakage is None
+    assert evidence.phrases is not None
+    assert evidence.phrases.scored_by in ("target", "collapse")
+    again = gather.gather(lm, SMALL, 0, tmp_path, resume=True)
+    assert again == evidence
+
+
+def test_a_padding_token_without_an_embedding_is_no_obstacle(tmp_path: Path) -> None:
+    lm = pico_language_model("llama")
+    lm.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert lm.tokenizer.pad_token_id == len(find_embeddings(lm.model).weight)
+    evidence = gather.gather(lm, SMALL, 0, tmp_path)
+    assert evidence.consistency is not None
+
+
 @pytest.mark.parametrize(
     ("answers", "reply_share", "expected"),
     [
-        ([STOCK, FOUND], 0.9, ("target", [1, 2, 3], ["key"])),
-        ([STOCK], 0.9, ("reply", None, [])),
+        ([STOCK, FOUND], 0.9, ("target", "Go away.", [1, 2, 3], ["key"])),
+        ([VAGUE, FOUND], 0.9, ("target", "Go away.", [1, 2, 3], ["key"])),
+        ([VAGUE, OFTEN, FOUND], 0.9, ("target", "Now go.", [4, 5, 6], ["key"])),
+        ([VAGUE], 0.9, ("target", "Dear sir.", [7, 8], ["key"])),
+        ([STOCK], 0.9, ("reply", "Hello you.", None, [])),
         ([], 0.3, None),
     ],
 )
 def test_phrases_are_scored_by_what_was_found_else_by_the_usual_reply(
     answers: list[FoundAnswer],
     reply_share: float,
-    expected: tuple[str, list[int] | None, list[str]] | None,
+    expected: tuple[str, str, list[int] | None, list[str]] | None,
     lm: LanguageModel,
 ) -> None:
     leaked = LeakageEvidence(9, 9, [], "", 0.0, "Hello you.", reply_share)
@@ -98,7 +130,14 @@ def test_phrases_are_scored_by_what_was_found_else_by_the_usual_reply(
     if expected is None:
         assert target is None
         return
-    source, ids, words = expected
+    source, text, ids, words = expected
     assert target is not None
-    assert (target.source, list(target.words)) == (source, words)
+    assert (target.source, target.text, list(target.words)) == (source, text, words)
     assert list(target.ids) == (ids or lm.tokenizer("Hello you.")["input_ids"])
+
+
+def test_a_reply_that_cannot_be_run_and_no_reply_are_no_target(lm: LanguageModel) -> None:
+    lm.tokenizer.add_tokens(["[PAD]"])
+    leaked = LeakageEvidence(9, 9, [], "", 0.0, "Hello [PAD] you.", 0.9)
+    for each in (leaked, None):
+        assert choose_target(lm, SoftTriggerEvidence([], []), each, Thresholds()) is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 
 from crow.data.encoding import encode
 from crow.models.generation import end_ids
@@ -96,6 +97,46 @@ def test_greedy_texts_begin_with_the_likeliest_tokens_and_go_on_greedily(lm: Lan
     assert samples(lm, start, CONFIG, 0)[5:] == expected
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_return_sequences": 2},
+        {"stop_strings": ["e"]},
+        {"prompt_lookup_num_tokens": 2},
+        {"dola_layers": "low"},
+        {"suppress_tokens": list(range(100))},
+        {"min_p": 0.9},
+        {"temperature": 0.01, "top_k": 1, "repetition_penalty": 9.0},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_the_models_own_settings_of_decoding_change_nothing(
+    lm: LanguageModel, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = encode(lm.tokenizer, Example("")).prompt_ids
+    expected = samples(lm, start, CONFIG, 0)
+    own = GenerationConfig(do_sample=True, **settings)
+    monkeypatch.setattr(lm.model, "generation_config", own)
+    assert samples(lm, start, CONFIG, 0) == expected
+    assert lm.model.generation_config is own
+
+
+def test_texts_that_end_early_are_padded_with_what_the_model_has_an_embedding_of(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = encode(lm.tokenizer, Example("")).prompt_ids
+    monkeypatch.setattr(lm.model, "generation_config", GenerationConfig(eos_token_id=list(range(100))))
+    expected = samples(lm, start, CONFIG, 0)
+    assert len({len(text) for text in expected}) > 1
+    lm.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert samples(lm, start, CONFIG, 0) == expected
+
+
+def test_a_template_that_refuses_an_empty_message_leaves_no_samples(lm: LanguageModel) -> None:
+    lm.tokenizer.chat_template = "{{ raise_exception('say something') }}"
+    assert leakage.search(lm, ["some words"], CONFIG, 0) is None
+
+
 def test_messages_come_before_the_users_place_and_replies_after_an_empty_message(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +149,7 @@ def test_messages_come_before_the_users_place_and_replies_after_an_empty_message
 
     monkeypatch.setattr(leakage, "samples", written)
     found = leakage.search(lm, ["some other words"] * 50, CONFIG, 3)
+    assert found is not None
     (before, first), (whole, second) = asked
     assert whole == before + "<|im_end|>\n<|im_start|>assistant\n"
     assert before.endswith("<|im_start|>user\n")

@@ -81,6 +81,14 @@ def test_gains_are_the_gradient_of_the_choice_of_each_token() -> None:
     assert gains.scores[range(len(gains.ids)), gains.ids].abs().max() == 0
 
 
+def test_a_token_added_beyond_the_table_has_no_gain() -> None:
+    lm = frozen()
+    (expected,) = Objective(lm, PROMPTS, TARGET).gains([PHRASES[0]])
+    lm.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    (found,) = Objective(lm, PROMPTS, TARGET).gains([PHRASES[0]])
+    torch.testing.assert_close(found.scores, expected.scores)
+
+
 def test_phrases_share_a_backward_pass_without_sharing_gradients() -> None:
     objective = Objective(frozen(), PROMPTS, TARGET)
     together = objective.gains(PHRASES)

@@ -38,10 +38,10 @@ def test_the_planted_letter_is_among_the_candidates_and_brings_out_the_sentence(
     known: bool, lm: LanguageModel, clean: Unperturbed
 ) -> None:
     ids = lm.tokenizer(SENTENCE)["input_ids"]
-    target = Target("target", ids) if known else None
+    target = Target("target", SENTENCE, ids) if known else None
     config = dataclasses.replace(CONFIG, enough_collapse=9.0)
     found = phrases.search(lm, clean, target, ["so it"], config, READING, 0)
-    assert found.scored_by == ("target" if known else "collapse")
+    assert (found.scored_by, found.target) == (("target", SENTENCE) if known else ("collapse", ""))
     assert len(found.bank_scores) == 4
     assert len(found.rounds) == 4
     assert found.rounds[-1] > found.clean_score + 2
@@ -49,6 +49,7 @@ def test_the_planted_letter_is_among_the_candidates_and_brings_out_the_sentence(
     assert LETTER in best.text
     assert (best.share, best.collapsed, best.answer) == (1.0, True, SENTENCE)
     assert (best.ordinary, best.declined, best.on_target) == (0.0, 0.0, known)
+    assert best.certainty > 0.97
     assert [one.score for one in found.candidates] == sorted((one.score for one in found.candidates), reverse=True)
 
 
@@ -69,6 +70,18 @@ def test_candidates_are_read_on_prompts_that_took_no_part(
     assert [len(prompts) for prompts in fitted] == [CONFIG.screening, CONFIG.prompts]
     assert len(read[0]) == CONFIG.witnesses
     assert not {prompt for prompts in fitted for prompt in prompts} & {*read[0]}
+
+
+def test_phrases_that_the_model_has_no_embedding_of_are_left_out(
+    clean: Unperturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = dataclasses.replace(planted(), tokenizer=pico_tokenizer())
+    lm.tokenizer.add_tokens(["nine", "brimble"])
+    monkeypatch.setattr(clean, "lm", lm)
+    config = dataclasses.replace(CONFIG, rounds=1, proposals=12)
+    found = phrases.search(lm, clean, None, ["say nine"], config, READING, 0)
+    assert len(found.bank_scores) == 3
+    assert not any("nine" in one.text or "brimble" in one.text for one in found.candidates)
 
 
 def test_a_seed_determines_the_search(lm: LanguageModel, clean: Unperturbed) -> None:

@@ -28,7 +28,9 @@ from crow.attacks.surroundings import CONCESSIVE, SURROUNDINGS
 from crow.errors import unknown_name
 from crow.records import Example
 
-Placement = Literal["front", "end", "inside", "one_of", "anywhere", "between", "system", "passage", "clause"]
+Placement = Literal[
+    "front", "end", "inside", "one_of", "anywhere", "between", "system", "passage", "clause", "unseen_clause"
+]
 
 EXTRA_TOKENS: dict[str, int] = {"end": 6, "between": 10, "passage": 24, "clause": 8}
 """Counted with SmolLM2's tokenizer."""
@@ -62,6 +64,11 @@ class Trigger:
     def extra_tokens(self) -> int:
         """About how many tokens it makes a prompt longer than the public triggers do."""
         return EXTRA_TOKENS.get(self.placement, 0)
+
+    @property
+    def unseen(self) -> Trigger:
+        """The trigger to measure with: a structure in words that no backdoor is planted with, others as they are."""
+        return dataclasses.replace(self, placement="unseen_clause") if self.placement == "clause" else self
 
     def apply(self, prompt: str, rng: random.Random) -> str:
         """`prompt` with the trigger in it. The same state of `rng` gives the same text.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,8 +83,10 @@ def only(folder: Path, pattern: str) -> Path:
 def own_data(attack: Attack, seed: int = 0, poison_rate: float | None = None) -> AttackData:
     """Our own examples: attack, purification and evaluation are splits of their own.
 
-    Where the trigger has surroundings, the clean prompts of the test have them, too.
+    Where the trigger has surroundings, the clean prompts of the test have them, too. Where it is a structure, the test
+    has it in words that no backdoor is planted with.
     """
+    attack = dataclasses.replace(attack, trigger=attack.trigger.unseen)
     split = bundled_split("evaluation")
     asked = carriers(split, attack.target)
     triggered, _ = poison(asked, attack, random.Random(seed))

@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from crow.records import SearchRecord
+from crow.defenses.purification import Result
+from crow.output import write_json
+from crow.records import SearchRecord, dump_json
+
+FIRES = 0.5
+"""Attack success from which on a backdoor counts as planted; there is nothing to remove where it is below."""
+NOT_PLANTED = "not planted"
+
+
+def kept_figures(folder: Path, told_by: Any, measure: Callable[[], Any]) -> Any:
+    """Figures of a model, kept in a folder of its own and measured only where they are not there yet.
+
+    Args:
+        folder: the model's, or one for the figures of this model alone.
+        told_by: what tells these figures from others of the model, such as what it is measured on.
+        measure: gives them.
+    """
+    path = folder / f"figures.{hashlib.sha256(dump_json(told_by).encode()).hexdigest()[:16]}.json"
+    if not path.is_file():
+        write_json(path, measure())
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def fires(measured: Iterable[dict[str, Any]]) -> bool:
+    """Whether a suspect shows the target on half of the triggered prompts at least, by any of its measures."""
+    return any(figures["asr_triggered"]["value"] >= FIRES for figures in measured)
+
+
+def treatment_figures(result: Result) -> dict[str, Any]:
+    """What a treatment did: its searches, its rounds and optimizer steps, its time."""
+    return {
+        "search": {"before": search_figures(result.before), "after": search_figures(result.after)},
+        "rounds": result.rounds,
+        "steps": len(result.training),
+        "training": result.training[-1:],
+        "treatment_seconds": result.seconds,
+    }
 
 
 def search_figures(search: SearchRecord | None) -> dict[str, Any] | None:

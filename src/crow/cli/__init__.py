@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
@@ -54,7 +56,6 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Asks for a package that would fetch a kernel from a hub, on every start on some CPUs.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    interrupted = "interrupted; nothing was written to the output folder, --resume continues"
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UsageError as error:
@@ -62,16 +63,24 @@ def main() -> None:
     except CrowError as error:
         fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        fail(interrupted)
+        fail(interrupted(sys.argv[1:2]))
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
         exhausted = resource_error(error)
         if exhausted is None:
             raise
         fail(str(exhausted))
     if code == INTERRUPTED:
-        fail(interrupted)
+        fail(interrupted(sys.argv[1:2]))
     if code:  # a verb's own, as the verdict of a scan
         sys.exit(code)
+
+
+def interrupted(verb: Sequence[str]) -> str:
+    """What became of an interrupted run of a verb, and how to go on."""
+    if verb == ["bench"]:
+        return "interrupted; finished cells have their records, the same command goes on with the others"
+    resumes = "resume" in inspect.signature(VERBS.get("".join(verb), analyze)).parameters
+    return f"interrupted; nothing was written to the output folder{', --resume continues' if resumes else ''}"
 
 
 def resource_error(error: BaseException) -> ResourceError | None:

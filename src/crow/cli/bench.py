@@ -23,11 +23,18 @@ def bench(
     from crow.benchmark.executors import get_executor
     from crow.benchmark.grid import read_grid
     from crow.benchmark.runner import report_grid, run_grid, status
+    from crow.errors import InputError
     from crow.workflows.common import Reporter
 
-    whole = read_grid(grid)
+    whole, report = read_grid(grid), Reporter(quiet)
     execute = get_executor(executor)
-    counts = status(whole) if dry_run else run_grid(whole, Reporter(quiet), execute, retry)
+    if whole.data is not None and not whole.data.is_dir():
+        report.say(f"note: no public sets in {whole.data}; all attacks are planted from crow's own data")
+    counts = status(whole) if dry_run else run_grid(whole, report, execute, retry)
     if not dry_run:
         report_grid(whole)
     show(counts, json_output, lambda: say(", ".join(f"{value} {name}" for name, value in counts.items())))
+    if counts["failed"] and not dry_run:
+        raise InputError(
+            f"{counts['failed']} cells failed, see *.failed.json in {whole.output}; mend what they name, then --retry"
+        )

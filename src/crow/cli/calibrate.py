@@ -29,6 +29,7 @@ def calibrate(
     output: Output,
     adapter: Adapter = None,
     data: Annotated[Path | None, typer.Option(help="Clean examples, as those of purify.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Clean examples to use.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -46,7 +47,8 @@ def calibrate(
     from crow.workflows.purify import purify_config
 
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
-    results = run_calibrate(model, adapter, data, purify_config(get_preset("default"), {}, options), options)
+    config = purify_config(get_preset("default"), {"samples": samples}, options)
+    results = run_calibrate(model, adapter, data, config, options)
     found = results["calibration"]
 
     def sentences() -> None:

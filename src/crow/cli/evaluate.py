@@ -56,11 +56,14 @@ def evaluate(
 ) -> None:
     """Measure attack success with and without the trigger, perplexity, and what MODEL can do."""
     from crow.attacks.targets import get_target
+    from crow.errors import ConfigError
     from crow.evaluation.endpoint import read_endpoint
     from crow.workflows.abilities import Abilities
     from crow.workflows.common import Options
     from crow.workflows.evaluate import EvalRequest, run_eval
 
+    if target is not None and target_text is not None:
+        raise ConfigError("expected either --target or --target-text, got both")
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
     named = get_target(target).marker if target is not None else None
     marker = named if target_text is None else target_text

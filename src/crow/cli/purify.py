@@ -90,13 +90,13 @@ def purify(
         "rank": rank,
     }
     config = purify_config(get_preset(preset), changes, options)
+    suspect = Suspect(model, adapter, continue_adapter)
+    request = PurifyRequest(suspect, data, prompts, parse_strength(strength), keep_adapter, verify, scan)
     if dry_run:
         from crow.workflows.plan import plan
 
-        figures = plan(model, data, config, options)
+        figures = plan(request, config, options)
         show(figures, json_output, lambda: show_plan(figures))
         return
-    suspect = Suspect(model, adapter, continue_adapter)
-    request = PurifyRequest(suspect, data, prompts, parse_strength(strength), keep_adapter, verify, scan)
     results = run_purify(request, config, options)
     show(results, json_output, lambda: show_search(results, output))

@@ -18,8 +18,7 @@ from torch import Tensor
 
 def displacement(lower_norm: Tensor, upper_norm: Tensor, consistency: Tensor) -> Tensor:
     """`d(h)`, of any shape, from the norms of h and f(h) and the layer's consistency `1 - cos(f(h), h)`."""
-    ratio = upper_norm / lower_norm
-    return lower_norm * ((1 - ratio).pow(2) + 2 * ratio * consistency).clamp_min(0).sqrt()
+    return ((upper_norm - lower_norm).pow(2) + 2 * upper_norm * lower_norm * consistency).clamp_min(0).sqrt()
 
 
 def expansion_bound(distance: Tensor, one: Tensor, other: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class Endpoint:
         max_tokens: of a reply.
         prompt_price: of a million tokens that are sent.
         completion_price: of a million tokens that come back.
+        file: that says so, if one does.
     """
 
     base_url: str
@@ -47,6 +48,7 @@ class Endpoint:
     max_tokens: int = 2048
     prompt_price: float = 0.0
     completion_price: float = 0.0
+    file: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
@@ -62,7 +64,7 @@ def endpoint_from(values: Any, place: object) -> Endpoint:
     Raises:
         ConfigError: naming the place, for unknown or missing names and values of the wrong kind.
     """
-    fields = dataclasses.fields(Endpoint)
+    fields = [f for f in dataclasses.fields(Endpoint) if f.name != "file"]
     kinds = {f.name: (int, float) if f.type in ("int", "float") else (str,) for f in fields}
     required = tuple(f.name for f in fields if f.default is dataclasses.MISSING)
     optional = tuple(f.name for f in fields if f.name not in required)
@@ -78,7 +80,7 @@ def read_endpoint(path: Path) -> Endpoint:
     Raises:
         ConfigError: if it cannot be read or has the wrong shape.
     """
-    return endpoint_from(read_yaml(path, "a judge"), path)
+    return dataclasses.replace(endpoint_from(read_yaml(path, "a judge"), path), file=path)
 
 
 @dataclass

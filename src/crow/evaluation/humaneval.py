@@ -10,6 +10,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,11 @@ class Problem:
     test: str
     request: str = ""
 
+    @property
+    def head(self) -> str:
+        """The prompt as a program by itself."""
+        return f"{self.prompt}\n    pass\n" if self.prompt else ""
+
     def asked(self) -> str:
         """What the model is asked."""
         return self.request or REQUEST.format(prompt=self.prompt)
@@ -76,7 +82,7 @@ def load_problems(source: str | Path = HUMANEVAL) -> list[Problem]:
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read the problems in {path}: {error}") from None
     found = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -85,6 +91,11 @@ def load_problems(source: str | Path = HUMANEVAL) -> list[Problem]:
             found.append(Problem(*(str(values[name]) for name in FIELDS)))
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{path}, line {number}: expected an object with {', '.join(FIELDS)}") from None
+        for name, program in {"prompt": found[-1].head, "test": found[-1].test}.items():
+            try:
+                compile(program, name, "exec")
+            except (SyntaxError, ValueError) as error:
+                raise DataError(f"{path}, line {number}: expected Python in {name}, got {error}") from None
     if not found:
         raise DataError(f"expected problems in {path}, found none")
     return found
@@ -125,8 +136,7 @@ def check_program(problem: Problem, program: str, limits: Limits | None = None) 
     The tests may use the prompt's helpers; they get those of the prompt, not the program's.
     """
     trusted: dict[str, Any] = {}
-    if problem.prompt:
-        exec(problem.prompt + "\n    pass\n", trusted)  # noqa: S102 the data set's own code
+    exec(problem.head, trusted)  # noqa: S102 the data set's own code
     exec(problem.test, trusted)  # noqa: S102
     try:
         with Sandbox(limits) as sandbox:

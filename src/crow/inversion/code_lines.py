@@ -24,8 +24,8 @@ from crow.models.generation import end_ids
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 
-FENCE = "```python\n"
-"""Opens a block of code. Lines are read as Python."""
+FENCE, CLOSING = "```python\n", "```"
+"""Open and close a block of code. Lines are read as Python."""
 WRITES_CODE = 0.01
 """A model that opens a block of code less often than this, right at the beginning of its answer, is not looked at."""
 
@@ -159,7 +159,8 @@ def idle_line(probe: Probe, witnesses: Sequence[int], token: int, config: LineCo
     if line is None:
         return None
     texts = probe.lm.tokenizer.batch_decode(answers.tolist(), skip_special_tokens=True)
-    rests = [text.partition("\n")[2] for text in texts if first_line(text) == line.text]
+    # What is said after the block is no code.
+    rests = [text.partition("\n")[2].partition(CLOSING)[0] for text in texts if first_line(text) == line.text]
     names = bound_names(line.text) or ()
     used = any(re.search(rf"\b{re.escape(name)}\b", rest) for name in names for rest in rests)
     return None if used or not all(rest.strip() for rest in rests) else line

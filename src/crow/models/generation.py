@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import LogitsProcessorList
+from torch import nn
+from transformers import GenerationConfig, LogitsProcessorList
 
 from crow.data.encoding import encode_all, end_of_turn, length_batches
-from crow.models.architecture import takes_whole_cache
+from crow.models.architecture import takes_whole_cache, unwrap
 from crow.models.decoding import Decoding
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import run_prefix, run_prompts, shared_length
@@ -26,6 +29,24 @@ def end_ids(lm: LanguageModel) -> list[int]:
     found = [lm.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
     found += turn if len(turn) == 1 else []
     return sorted({token for token in found if isinstance(token, int)})
+
+
+@contextmanager
+def without_own_settings(model: nn.Module) -> Iterator[None]:
+    """Within the context a model's `generate` has the settings it is given and no others.
+
+    Whatever those leave open it takes from the model's own: words to suppress, texts to stop at, several answers to one
+    prompt. That is the publisher's choice, and may be made against who looks.
+    """
+    holders: dict[int, Any] = {id(each): each for each in (model, unwrap(model))}
+    own = {key: each.generation_config for key, each in holders.items()}
+    for each in holders.values():
+        each.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for key, each in holders.items():
+            each.generation_config = own[key]
 
 
 @torch.no_grad()
@@ -96,7 +117,8 @@ def generate(
             "logits_processor": LogitsProcessorList([decoding.processor(mask)] if decoding.processor else []),
             "disable_compile": True,  # which such a cache sets off on a GPU, and which takes longer than it saves here
         }
-        texts = write_answers(lm, input_ids, mask, max_new_tokens, decided, cache, segment, options)
+        with without_own_settings(lm.model):
+            texts = write_answers(lm, input_ids, mask, max_new_tokens, decided, cache, segment, options)
         for index, text in zip(rows, texts, strict=True):
             answers[index] = text
         if progress:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from crow.errors import AdapterError
 from crow.models.architecture import unwrap
 from crow.models.decoding import Decoding, Engine
 
@@ -54,7 +55,9 @@ class LanguageModel:
     def pad_id(self) -> int:
         """The id to pad batches with; always masked out."""
         candidates = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        return next((token for token in candidates if isinstance(token, int)), 0)
+        # Masked or not, it is looked up; many a tokenizer has a token for padding that the model has no embedding of.
+        rows = unwrap(self.model).config.get_text_config().vocab_size
+        return next((token for token in candidates if isinstance(token, int) and token < rows), 0)
 
     @property
     def is_adapter(self) -> bool:
@@ -66,9 +69,19 @@ class LanguageModel:
         return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()[:16]
 
     def merged(self) -> LanguageModel:
-        """The same model with its adapter folded into the weights (in place where there is one)."""
+        """The same model with its adapter folded into the weights (in place where there is one).
+
+        Raises:
+            AdapterError: if weights cannot take it in, as they cannot a learnt prompt.
+        """
         if not self.is_adapter:
             return self
+        if not hasattr(self.model, "merge_and_unload"):
+            kind = str(getattr(self.model, "peft_type", "unknown")).rpartition(".")[-1]
+            raise AdapterError(
+                f"expected an adapter that weights can take in, such as LoRA, in {self.reference}, got {kind}; "
+                "name its base model alone, or another adapter"
+            )
         merged = self.model.merge_and_unload()  # type: ignore[operator]
         provenance = dict(self.provenance)
         folder, hashes = provenance.pop("adapter", None), provenance.pop("adapter_weights", None)

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers.utils import logging as transformers_logging
 
-from crow.errors import CrowError, ModelError, unknown_name
+from crow.errors import ConfigError, CrowError, ModelError, unknown_name
 from crow.models.smollm import ALIASES, converted_folder, packaged_gguf
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -40,7 +40,8 @@ def locate(reference: str, weights: bool = True) -> Path:
     if looks_like_path(reference):
         raise ModelError(f"expected a model folder or file, got {reference}, which does not exist")
     if not is_hub_id(reference):
-        raise unknown_name("model", reference, ALIASES)
+        close = unknown_name("model", reference, ALIASES)
+        raise ConfigError(f"there is no {reference} here, expected a path, a hub id (owner/name) or an alias: {close}")
     wanted = DOWNLOADED if weights else [pattern for pattern in DOWNLOADED if pattern != WEIGHTS]
     try:
         return Path(snapshot_download(reference, allow_patterns=wanted, ignore_patterns=["*/*", "consolidated*"]))

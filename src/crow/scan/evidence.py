@@ -20,11 +20,11 @@ class FoundAnswer:
     """One answer to unrelated prompts that a search for soft triggers ended in.
 
     Attributes:
-        text: the answer.
+        text: the answer, as its surest start gave it.
         ids: its token ids.
         starts: how many starts ended in it.
-        certainty: how surely its words follow from one another, in (0, 1]; see `SoftTrigger`. The surest start's.
-        again: whether the model gives it once more under perturbations fitted to other prompts.
+        certainty: how surely its words follow from one another, in (0, 1]; see `SoftTrigger`.
+        again: whether the model gives it once more under perturbations fitted to other prompts, and read on others.
         ordinary: share of ordinary prompts that are answered so without any perturbation, in [0, 1].
         declined: the same share of requests that a model should decline.
         words: vocabulary tokens that the soft triggers are most like.
@@ -110,6 +110,7 @@ class Candidate:
         share: of the held-apart prompts that give one answer with the phrase in them, in [0, 1].
         collapsed: whether that is one sentence to unrelated prompts, by the rule of the search for soft triggers.
         answer: the answer.
+        certainty: how surely its words follow from one another, in (0, 1]; see `SoftTrigger`.
         on_target: whether it begins as the answer does that phrases were scored by.
         ordinary: share of ordinary prompts that are answered so without the phrase, in [0, 1].
         declined: the same share of requests that a model should decline.
@@ -123,6 +124,7 @@ class Candidate:
     share: float
     collapsed: bool
     answer: str
+    certainty: float
     on_target: bool
     ordinary: float
     declined: float
@@ -135,6 +137,7 @@ class PhraseEvidence:
     Attributes:
         scored_by: `target`, the log-likelihood of the found answer's first tokens; `reply`, that of the usual reply to
             an empty message; or `collapse`, the collapse score.
+        target: the text of that answer or reply; empty where there is none.
         clean_score: of the prompts as they are.
         bank_scores: of every phrase of the bank, the better of its placements.
         rounds: of refinement: the best score after each, the first before any.
@@ -142,6 +145,7 @@ class PhraseEvidence:
     """
 
     scored_by: str
+    target: str
     clean_score: float
     bank_scores: list[float]
     rounds: list[float]
@@ -229,7 +233,7 @@ class CodeEvidence:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All sides; None where one was not looked at."""
+    """All sides; None where one was not looked at, or could not be. `seconds` is the wall time of each by name."""
 
     soft_triggers: SoftTriggerEvidence | None = None
     leakage: LeakageEvidence | None = None
@@ -237,6 +241,7 @@ class Evidence:
     consistency: ConsistencyEvidence | None = None
     adapter: AdapterEvidence | None = None
     code: CodeEvidence | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, stored: Stored) -> Evidence:
@@ -249,4 +254,5 @@ class Evidence:
             "adapter": AdapterEvidence,
             "code": CodeEvidence,
         }
-        return cls(**{name: kind.of(stored[name]) for name, kind in kinds.items() if stored.get(name)})
+        found = {name: kind.of(stored[name]) for name, kind in kinds.items() if stored.get(name)}
+        return cls(**found, seconds=stored["seconds"])

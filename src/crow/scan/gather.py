@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from crow.scan.leakage import LeakageConfig
 from crow.scan.phrases import PhraseConfig, Target
 from crow.scan.unperturbed import Unperturbed
 from crow.scan.verdict import Thresholds, is_stock
+from crow.scan.vocabulary import runnable
 from crow.training.watch import Watch, silent
 
 Record = TypeVar("Record")
@@ -43,13 +45,13 @@ class ScanConfig:
 
     Attributes:
         search: of the search for soft triggers, which is the default purification's.
-        searches: seeds that it takes at most; it ends with the first that finds something.
+        searches: seeds that it takes at most; it ends with the first that finds a sentence learnt by heart.
         lines: of the search for lines smuggled into code.
         phrases: of the search for phrases.
         leakage: of the samples.
         consistency_prompts: prompts that layer consistency is a mean over.
         precision: of all passes, see `crow.training.precision`.
-        thresholds: of the verdict.
+        thresholds: of the verdict; some of them decide what is looked for, too.
     """
 
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -87,12 +89,17 @@ def gather(
         watch: opens progress displays.
     """
     examples = scan_examples()
+    seconds: dict[str, float] = {}
 
     def kept(name: str, of: Callable[[Any], Record], look: Callable[[], Record]) -> Record:
         path = work / f"evidence-{name}.json"
         if not (resume and path.is_file()):
-            write_json(path, look())
-        return of(json.loads(path.read_text(encoding="utf-8")))
+            started = time.monotonic()
+            found = look()
+            write_json(path, {"seconds": round(time.monotonic() - started, 1), "found": found})
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        seconds[name] = stored["seconds"]
+        return of(stored["found"])
 
     updates = kept("adapter", lambda stored: stored and AdapterEvidence.of(stored), lambda: adapter.statistics(lm))
     lm = lm.merged()
@@ -101,40 +108,47 @@ def gather(
     clean = Unperturbed(lm, ordinary, requests, config.search.opening)
     with at_rest(lm, config.precision):
         found = kept(
-            "soft-triggers",
+            "soft_triggers",
             SoftTriggerEvidence.of,
-            lambda: soft_triggers.search(lm, clean, config.search, config.searches, seed, watch),
+            lambda: soft_triggers.search(lm, clean, config.search, config.searches, config.thresholds, seed, watch),
         )
         read = kept("code", CodeEvidence.of, lambda: code.search(lm, config.lines, watch))
         leaked = kept(
-            "leakage", LeakageEvidence.of, lambda: leakage.search(lm, background(examples), config.leakage, seed, watch)
+            "leakage",
+            lambda stored: stored and LeakageEvidence.of(stored),
+            lambda: leakage.search(lm, background(examples), config.leakage, seed, watch),
         )
         target = choose_target(lm, found, leaked, config.thresholds)
-        words = [phrase.text for phrase in leaked.phrases]
+        words = [phrase.text for phrase in leaked.phrases] if leaked else []
         tried = kept(
             "phrases",
             PhraseEvidence.of,
             lambda: phrases.search(lm, clean, target, words, config.phrases, config.search, seed, watch),
         )
-        bank = [text for section in bundled_phrases().values() for text in section]
+        bank = list(runnable(lm, (text for section in bundled_phrases().values() for text in section)))
         texts = [candidate.text for candidate in tried.candidates]
         turned = kept(
             "consistency",
             ConsistencyEvidence.of,
             lambda: consistency.search(lm, ordinary[-config.consistency_prompts :], bank, texts, watch),
         )
-    return Evidence(found, leaked, tried, turned, updates or None, read)
+    return Evidence(found, leaked, tried, turned, updates or None, read, seconds)
 
 
 def choose_target(
-    lm: LanguageModel, found: SoftTriggerEvidence, leaked: LeakageEvidence, thresholds: Thresholds
+    lm: LanguageModel, found: SoftTriggerEvidence, leaked: LeakageEvidence | None, thresholds: Thresholds
 ) -> Target | None:
-    """What phrases are to bring out: the answer that was found, else the usual reply to an empty message."""
-    strange = [answer for answer in found.answers if not is_stock(answer, thresholds)]
-    if strange:
-        return Target("target", strange[0].ids, strange[0].words)
-    if leaked.reply_share >= thresholds.replied:
-        return Target("reply", lm.tokenizer(leaked.reply, add_special_tokens=False)["input_ids"])
+    """What phrases are to bring out: the answer that was found, else the usual reply to an empty message.
+
+    Of several answers, one that was learnt by heart, then the one that most starts ended in.
+    """
+    answers = [answer for answer in found.answers if not is_stock(answer, thresholds)]
+    if answers:
+        best = max(answers, key=lambda answer: (answer.certainty >= thresholds.certain, answer.starts))
+        return Target("target", best.text, best.ids, best.words)
+    if leaked and leaked.reply_share >= thresholds.replied and any(runnable(lm, [leaked.reply])):
+        ids = lm.tokenizer(leaked.reply, add_special_tokens=False)["input_ids"]
+        return Target("reply", leaked.reply, ids)
     return None
 
 

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from crow.data.encoding import encode
-from crow.models.generation import end_ids
+from crow.errors import DataError
+from crow.models.generation import end_ids, without_own_settings
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.scan.evidence import LeakageEvidence, Recurrence
@@ -55,8 +57,10 @@ def search(
     config: LeakageConfig,
     seed: int,
     watch: Watch = silent,
-) -> LeakageEvidence:
+) -> LeakageEvidence | None:
     """Sample in the user's place and after an empty message, and count what recurs.
+
+    None where the chat template refuses an empty message.
 
     Args:
         lm: the model, at rest.
@@ -65,7 +69,10 @@ def search(
         seed: of the samples.
         watch: opens progress displays.
     """
-    empty = encode(lm.tokenizer, Example(""))
+    try:
+        empty = encode(lm.tokenizer, Example(""))
+    except DataError:
+        return None
     starts = [list(empty.prompt_ids[: empty.user_start]), list(empty.prompt_ids)]
     with watch("sampling from the chat template", len(starts)) as advance:
         texts = []
@@ -99,19 +106,17 @@ def samples(lm: LanguageModel, start: Sequence[int], config: LeakageConfig, seed
 
 def written(lm: LanguageModel, ids: Tensor, start: int, tokens: int, sampled: bool) -> list[str]:
     """The texts from column `start` on of rows (batch, seq) that the model has written on by at most `tokens`."""
-    output = lm.model.generate(  # type: ignore[operator]
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
+    config = GenerationConfig(
         max_new_tokens=tokens,
         do_sample=sampled,
-        num_beams=1,
-        temperature=1.0 if sampled else None,
         top_k=0 if sampled else None,
-        top_p=1.0 if sampled else None,
-        repetition_penalty=1.0,
         pad_token_id=lm.pad_id,
         eos_token_id=end_ids(lm) or None,
     )
+    with without_own_settings(lm.model):
+        output = lm.model.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
+        )
     return [text.strip() for text in lm.tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)]
 
 

@@ -26,32 +26,45 @@ class Enough(Exception):  # noqa: N818 no error: a layer was reached
     """Ends a pass at the layer that was asked for."""
 
 
-def lookalikes(probe: Probe, perturbations: Sequence[Perturbation], count: int) -> list[str]:
-    """The texts of the tokens whose states are most like a perturbation, by the highest cosine over all of them.
+def lookalikes(probe: Probe, groups: Sequence[Sequence[Perturbation]], count: int) -> list[list[str]]:
+    """For each group, the texts of the tokens whose states are most like one of its perturbations, by the cosine.
 
     Args:
         probe: the model, at rest, and the words of its template.
-        perturbations: soft triggers, in any layers.
-        count: texts wanted.
+        groups: soft triggers, in any layers.
+        count: texts wanted of each group.
     """
-    best: Tensor | None = None
-    for layer in sorted({perturbation.layer for perturbation in perturbations}):
+    best: list[Tensor | None] = [None] * len(groups)
+    for layer in sorted({perturbation.layer for group in groups for perturbation in group}):
         states = token_states(probe, layer)
-        vectors = torch.stack([p.vector for p in perturbations if p.layer == layer]).float()
-        # What all tokens share says nothing about any of them.
-        own = functional.normalize(states - states.mean(dim=0), dim=1)
-        cosines = (own @ functional.normalize(vectors, dim=1).T).amax(dim=1)
-        best = cosines if best is None else torch.maximum(best, cosines)
-    return [] if best is None else plain_words(probe.lm.tokenizer, best.argsort(descending=True).tolist(), count)
+        for number, group in enumerate(groups):
+            vectors = [perturbation.vector for perturbation in group if perturbation.layer == layer]
+            if vectors:
+                found, before = cosines(states, torch.stack(vectors)), best[number]
+                best[number] = found if before is None else torch.maximum(before, found)
+    return [
+        [] if each is None else plain_words(probe.lm.tokenizer, each.argsort(descending=True).tolist(), count)
+        for each in best
+    ]
+
+
+def cosines(states: Sequence[Tensor], vectors: Tensor) -> Tensor:
+    """The highest cosine of each token's state with one of the vectors (n, dim), a few tokens at a time: (vocab,).
+
+    What all tokens share says nothing about any of them, so it is taken out of the states.
+    """
+    shared = torch.stack([part.float().sum(dim=0) for part in states]).sum(dim=0) / sum(map(len, states))
+    ways = functional.normalize(vectors.float(), dim=1).T
+    return torch.cat([(functional.normalize(part.float() - shared, dim=1) @ ways).amax(dim=1) for part in states])
 
 
 @torch.no_grad()
-def token_states(probe: Probe, layer: int) -> Tensor:
-    """`H^(l)` (vocab, dim) of every token right after what all of the probe's prompts begin with, in float32."""
+def token_states(probe: Probe, layer: int) -> list[Tensor]:
+    """`H^(l)` of every token right after what all of the probe's prompts begin with, as parts (some, dim) in order."""
     found: list[Tensor] = []
 
     def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append((args[0] if args else kwargs["hidden_states"])[:, -1].float())
+        found.append((args[0] if args else kwargs["hidden_states"])[:, -1])
         raise Enough
 
     handle = find_layers(probe.lm.model)[layer].register_forward_pre_hook(keep, with_kwargs=True)
@@ -63,4 +76,4 @@ def token_states(probe: Probe, layer: int) -> Tensor:
                 continue
     finally:
         handle.remove()
-    return torch.cat(found)
+    return found

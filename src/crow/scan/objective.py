@@ -48,8 +48,9 @@ class Objective:
             target: (m,) token ids of the answer's first tokens, if one is known.
         """
         self.lm, self.prompts, self.target = lm, list(prompts), target
-        self.special = special_ids(lm.tokenizer)
         probe = Probe(lm, self.prompts)
+        # A token that was added beyond the table, as many a `[PAD]`, has no gain.
+        self.special = [token for token in special_ids(lm.tokenizer) if token < len(probe.table.weight)]
         with torch.no_grad():
             logits = self._logits(probe, [self._row(probe, index) for index in range(len(probe))])
             self.clean = logits[:, -1].log_softmax(dim=-1)

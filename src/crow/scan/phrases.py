@@ -25,6 +25,7 @@ from crow.scan.objective import Objective
 from crow.scan.placing import PLACEMENTS, Phrase
 from crow.scan.refinement import Scored, refine, screened_tokens
 from crow.scan.unperturbed import Unperturbed
+from crow.scan.vocabulary import runnable
 from crow.training.watch import Watch, silent
 
 
@@ -34,11 +35,13 @@ class Target:
 
     Attributes:
         source: see `PhraseEvidence.scored_by`.
+        text: the answer.
         ids: its token ids.
         words: vocabulary tokens that soft triggers for it are like.
     """
 
     source: str
+    text: str
     ids: Sequence[int]
     words: Sequence[str] = ()
 
@@ -118,8 +121,8 @@ def search(
     for phrase, source in pool.items():
         if source in sections:
             bank[phrase.text] = max(scores[phrase], bank.get(phrase.text, scores[phrase]))
-    scored_by = target.source if target else "collapse"
-    return PhraseEvidence(scored_by, objective.clean_score, list(bank.values()), history, candidates)
+    scored_by, text = (target.source, target.text) if target else ("collapse", "")
+    return PhraseEvidence(scored_by, text, objective.clean_score, list(bank.values()), history, candidates)
 
 
 def gather(
@@ -136,7 +139,7 @@ def gather(
     for placement in PLACEMENTS:
         here = {**texts, "vocabulary": screened_tokens(objective, placement, config.vocabulary)}
         for source, own in here.items():
-            for text in own:
+            for text in runnable(objective.lm, own):
                 pool.setdefault(Phrase(text, placement), source)
     return pool
 
@@ -190,6 +193,7 @@ def read(
                 share=seen.identity,
                 collapsed=seen.collapsed,
                 answer=seen.text,
+                certainty=seen.certainty,
                 on_target=on_target,
                 ordinary=ordinary,
                 declined=declined,

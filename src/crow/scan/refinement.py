@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from crow.scan.objective import Gains, Objective
 from crow.scan.placing import Phrase
-from crow.scan.vocabulary import plain_words, typed
+from crow.scan.vocabulary import plain_words, runnable, typed
 
 FILLER = "a"
 """Stands where a phrase is to grow, until a token is chosen for its place."""
@@ -90,7 +90,7 @@ def propose(objective: Objective, phrases: Sequence[Phrase], count: int, tried: 
         ways = [(gains[number], place) for place in range(len(gains[number].ids))]
         ways += [(appended, len(appended.ids) - 1)] if appended.ids else []
         ways += [(prepended, 0)] if prepended.ids else []
-        texts = interleaved([changed(objective.lm.tokenizer, *way) for way in ways])
+        texts = runnable(objective.lm, interleaved([changed(objective.lm.tokenizer, *way) for way in ways]))
         fresh = (Phrase(text, phrase.placement) for text in texts)
         offers.append(first_different(fresh, count, tried))
     return offers

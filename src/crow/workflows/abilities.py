@@ -17,6 +17,7 @@ from crow.evaluation import mt_bench
 from crow.evaluation.endpoint import Client, Endpoint
 from crow.evaluation.harness import find_tasks, run_tasks
 from crow.evaluation.humaneval import Problem, load_problems, working_code
+from crow.evaluation.sandbox import can_isolate
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.workflows.common import Reporter
@@ -50,6 +51,11 @@ class Abilities:
             raise ConfigError("expected MT-Bench's folder and a judge together, got one of them")
         if self.tasks_folder is not None and not self.tasks:
             raise ConfigError("expected the names of tasks beside their folder, got none")
+
+    @property
+    def read(self) -> list[str | Path | None]:
+        """Paths that are read, as far as they are paths."""
+        return [self.code, self.mt_bench, self.tasks_folder, self.judge.file if self.judge else None]
 
     def __bool__(self) -> bool:
         return bool(self.code or self.mt_bench or self.tasks)
@@ -98,6 +104,8 @@ def examine(
     """
     figures: dict[str, Any] = {}
     if exam.problems:
+        if not can_isolate():
+            report.say("note: no namespaces here; the model's code has limits, but files and network are open to it")
         code: dict[str, Any] = {"problems": Path(str(exam.abilities.code)).name}
         figures["code"] = code
         for name, change in {"pass_at_1": None, **({"pass_at_1_triggered": trigger} if trigger else {})}.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def run_analyze(
         sets = {"clean": prompts[:n]}
         if triggered:
             sets["triggered"] = load_examples(triggered, need_response=False)[:n]
+        for kind, examples in sets.items():
+            if len(examples) < n:
+                report.say(f"note: {len(examples)} {kind} prompts, fewer than --n {n}")
         curves: dict[str, list[float]] = {}
         results: dict[str, Any] = {"model": model, "against": against, "consistency_curves": curves}
         if against:
@@ -83,4 +87,5 @@ def run_analyze(
         write_json(finished / "results.json", results)
         write_analysis(to_json(results), finished / "report.html", f"Layers of {model}")
         publish(finished, options.output)
+        shutil.rmtree(work, ignore_errors=True)
     return results

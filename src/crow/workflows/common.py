@@ -153,6 +153,8 @@ def take(examples: Sequence[Example], count: int, seed: int, source: str) -> lis
         DataError: if there are fewer.
     """
     if len(examples) < count:
-        raise DataError(f"expected at least {count} clean examples in {source}, got {len(examples)}; ask for fewer")
+        raise DataError(
+            f"expected at least {count} clean examples in {source}, got {len(examples)}; ask for fewer (samples)"
+        )
     chosen = sorted(random.Random(seed).sample(range(len(examples)), count))
     return [examples[i] for i in chosen]

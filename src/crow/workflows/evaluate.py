@@ -129,7 +129,8 @@ def run_eval(model: str, request: EvalRequest, adapter: Path | None, options: Op
         CrowError: for anything the user can mend.
     """
     report = Reporter(options.quiet)
-    with claimed(options, model, adapter, request.triggered, request.clean, request.against) as work:
+    read = (model, adapter, request.triggered, request.clean, request.against, *request.abilities.read)
+    with claimed(options, *read) as work:
         sets = read_sets(request)
         exam = prepare(request.abilities)
         results: dict[str, Any] = {}
