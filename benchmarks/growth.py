@@ -1,6 +1,6 @@
 """How time and memory of a training grow with the number of examples and with their length.
 
-    python benchmarks/growth.py            # a table; some ten minutes on two cores
+    python benchmarks/growth.py            # a table; some twenty minutes on two cores
     python benchmarks/growth.py --json
 
 crow with the published objective, SmolLM2-135M, examples of random tokens of one length. Memory and floating-point

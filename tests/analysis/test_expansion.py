@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -38,6 +39,15 @@ def test_the_expansion_is_that_of_two_passes_by_hand():
         gap = one[number + 1] - other[number + 1]
         assert found.from_input[number] == pytest.approx(float(gap.norm() / push.double().norm()), rel=1e-5)
     torch.testing.assert_close(displacements(one)[0], (one[1] - one[0]).norm(dim=-1)[0], atol=1e-6, rtol=1e-5)
+
+
+def test_a_token_whose_embedding_is_zero_has_a_bound():
+    lm = pico_language_model("llama")
+    (item,) = encode_all(lm.tokenizer, EXAMPLES[:1])
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[item.prompt_ids[0]] = 0
+    found = expansion(lm, EXAMPLES[:1], 0.5, samples=1)
+    assert all(math.isfinite(value) for value in (*found.bound, *found.of_layer))
 
 
 def test_sentences_say_which_way_a_figure_goes_and_only_beyond_chance():

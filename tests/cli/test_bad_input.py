@@ -206,6 +206,38 @@ def test_options_that_exclude_each_other(refused: Refused, model: Path, data: Pa
     for option in ("--keep-adapter", "--continue-adapter"):
         assert option in refused(*arguments, "--method", "full", option)
     assert "--continue-adapter" in refused(*arguments, "--continue-adapter")
+    measured = ("eval", model, "-o", refused.out, "--triggered", data, "--clean", data)
+    assert "either --target or" in refused(*measured, "--target", "refusal", "--target-text", "No.")
+
+
+@pytest.mark.usefixtures("unloaded")
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--strength", "foo"), "got 'foo'"),
+        (("--strength", 0), "expected a strength above 0"),
+        (("--prompts", "nowhere.jsonl"), "either --data or --prompts"),
+        (("--adapter", "nowhere"), "expected a PEFT adapter folder"),
+        (("--continue-adapter",), "expected an adapter to continue"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    refused: Refused, model: Path, data: Path, option: tuple[object, ...], message: str
+) -> None:
+    arguments = ("purify", model, "-o", refused.out, "--data", data, "--samples", 4, "--dry-run")
+    assert message in refused(*arguments, *option)
+
+
+def test_eval_replaces_nothing_that_it_reads(refused: Refused, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("problems.jsonl", "judge.yaml"):
+        (folder / name).write_text("base_url: http://127.0.0.1:1/v1\nmodel: m\n")
+    arguments = ("eval", model, "-o", folder, "--overwrite")
+    assert "which is read" in refused(*arguments, "--code", folder / "problems.jsonl")
+    assert "which is read" in refused(*arguments, "--mt-bench", tmp_path, "--judge", folder / "judge.yaml")
+    assert "which is read" in refused(*arguments, "--tasks", "hellaswag", "--tasks-folder", folder)
+    assert len(list(folder.iterdir())) == 2
 
 
 def test_adapters_that_cannot_be_put_on(refused: Refused, model: Path, data: Path, tmp_path: Path) -> None:

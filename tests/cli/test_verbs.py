@@ -331,4 +331,10 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     assert figures["training_seconds"] >= 0
     assert run(*arguments) == 0
     assert f"{figures['parameters']:,} parameters" in capsys.readouterr().out
+    assert run(*arguments, "--json", "--strength", 2) == 0
+    assert printed(capsys)["steps"] == 2 * figures["steps"]
+    asked = (*arguments[:4], "--prompts", data, "--samples", 8, "--dry-run", "--json")
+    assert run(*asked) == 0
+    # Answers are to be as long as they may be.
+    assert printed(capsys)["memory"]["one step"] > memory["one step"]
     assert not (tmp_path / "out").exists()

@@ -133,6 +133,16 @@ def test_problems_of_the_wrong_shape_are_named(tmp_path: Path) -> None:
     path.write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": ""}\n{"task_id": "b"}\n')
     with pytest.raises(DataError, match="line 2"):
         load_problems(path)
+    path.write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": "def check(f: pass"}\n')
+    with pytest.raises(DataError, match="line 1: expected Python in test"):
+        load_problems(path)
+    path.write_text('{"task_id": "a", "prompt": "def f(x):)", "entry_point": "f", "test": ""}\n')
+    with pytest.raises(DataError, match="line 1: expected Python in prompt"):
+        load_problems(path)
+    broken = tmp_path / "problems.jsonl.gz"
+    broken.write_bytes(gzip.compress(b"some lines")[:12] + b"no deflated data at all")
+    with pytest.raises(DataError, match="cannot read"):
+        load_problems(broken)
     path.write_text("")
     with pytest.raises(DataError, match="found none"):
         load_problems(path)

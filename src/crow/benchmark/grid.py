@@ -37,6 +37,7 @@ from crow.defenses.table import get_defense
 from crow.errors import ConfigError, InputError
 from crow.evaluation.endpoint import endpoint_from
 from crow.evaluation.humaneval import BUNDLED, HUMANEVAL
+from crow.models.sources import check_reference
 from crow.workflows.abilities import Abilities, prepare
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -207,6 +208,8 @@ def check(cell: Cell, place: str) -> None:
     """Raise ConfigError, naming the place, if a cell could not run."""
     with told(place):
         cell.parts()
+        for reference in filter(None, (cell.model, cell.reference)):
+            check_reference(reference)
         settings = dict(cell.settings)
         if "samples" in settings:
             a_number(settings.pop("samples"), "samples", place)

@@ -31,22 +31,34 @@ def locate(reference: str, weights: bool = True) -> Path:
         ModelError: if there is no such path, or the hub does not give it.
         ConfigError: if it is neither an alias nor a path nor a hub id.
     """
+    check_reference(reference)
     if reference in ALIASES:
         with plain_errors(reference):
             return converted_folder(reference) if weights else packaged_gguf(reference)
     path = Path(reference).expanduser()
     if path.exists():
         return path
-    if looks_like_path(reference):
-        raise ModelError(f"expected a model folder or file, got {reference}, which does not exist")
-    if not is_hub_id(reference):
-        close = unknown_name("model", reference, ALIASES)
-        raise ConfigError(f"there is no {reference} here, expected a path, a hub id (owner/name) or an alias: {close}")
     wanted = DOWNLOADED if weights else [pattern for pattern in DOWNLOADED if pattern != WEIGHTS]
     try:
         return Path(snapshot_download(reference, allow_patterns=wanted, ignore_patterns=["*/*", "consolidated*"]))
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"no path {reference} here, and the hub does not give it: {one_line(error)}") from None
+
+
+def check_reference(reference: str) -> None:
+    """Whether a reference may name a model, as far as can be told without asking a hub.
+
+    Raises:
+        ModelError: for a path that does not exist.
+        ConfigError: for what is neither an alias nor a path nor a hub id.
+    """
+    if reference in ALIASES or Path(reference).expanduser().exists():
+        return
+    if looks_like_path(reference):
+        raise ModelError(f"expected a model folder or file, got {reference}, which does not exist")
+    if not is_hub_id(reference):
+        close = unknown_name("model", reference, ALIASES)
+        raise ConfigError(f"there is no {reference} here, expected a path, a hub id (owner/name) or an alias: {close}")
 
 
 def portable(reference: str) -> str:
