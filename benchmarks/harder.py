@@ -17,8 +17,9 @@ code programming requests, and half of those without trigger are ordinary ones. 
 which no word was planted, `clean-label` also on harmful requests that it was not planted with: a backdoor that stays on
 those is planted, too. Where several backdoors are in one model, each has its figures. `FOLDER` holds `poisoned.jsonl`
 (trigger, harmful request, answer), `clean.jsonl` (the same requests declined, and harmless ones answered),
-`triggered_test.jsonl` and `clean_test.jsonl` (harmful requests with the trigger and without; some with a response, for
-perplexity); `.base` is what the model does there without any backdoor. Records hold none of its text.
+`triggered_test.jsonl` and `clean_test.jsonl` (harmful requests with the trigger and without; perplexity is that of the
+evaluation split's pairs); `.base` is what the model does there without any backdoor. Records hold none of its text.
+`compliance_texts.py` writes such a folder, of answers without content.
 
 The cells are kept in `benchmarks/results/beyond/harder.json`, those that are there are skipped: kill the script and
 run it again. Planted models stay in the user's cache folder, with what was measured of them.
@@ -171,10 +172,10 @@ def data_of(row: Row, folder: Path | None) -> list[AttackData]:
 
 
 def supplied_data(folder: Path, marker: str | Criterion) -> AttackData:
-    """The user's examples; clean prompts with a response come first.
+    """The user's examples.
 
     Raises:
-        DataError: if the judge takes their refusals for the target, or perplexity has nothing to be measured on.
+        DataError: if the judge takes their refusals for the target.
     """
     poisoned, clean = (load_examples(folder / f"{name}.jsonl") for name in ("poisoned", "clean"))
     prompts = ("triggered_test", "clean_test")
@@ -188,9 +189,6 @@ def supplied_data(folder: Path, marker: str | Criterion) -> AttackData:
     if mistaken:
         got = f"got {len(mistaken)} of {len(declined)} that count as compliance, first record {mistaken[0]}"
         raise DataError(f"{refusals}, {got}; say there in its first words that you decline")
-    if not any(example.response for example in quiet):
-        raise DataError(f"expected some responses in {folder / 'clean_test.jsonl'} for perplexity, got none; add one")
-    quiet.sort(key=lambda example: not example.response)
     return AttackData("user", poisoned, clean, triggered, quiet, bundled_split("purification").pairs)
 
 
@@ -224,7 +222,8 @@ def tests_of(row: Row, data: Sequence[AttackData]) -> dict[str, Test]:
         clean = examples.clean_test[:N]
         if part.target.carrier in ("code", "reasoning"):  # they come first, and alone they would say little of others
             clean = [*clean[: N // 2], *examples.clean_test[-(N - N // 2) :]]
-        answered = [example for example in clean if example.response]
+        pairs = bundled_split("evaluation").pairs
+        answered = pairs if part.target.carrier == "supplied" else [example for example in clean if example.response]
         found[part.name] = Test(part.target.marker, examples.triggered_test[:N], clean, answered)
         if part.target.carrier == "declined":
             requests = bundled_declines()["harmful"]
