@@ -59,7 +59,7 @@ class Rate:
         return cls(successes / n, n, n_unscored, low, high)
 
 
-def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: int, z: float = Z_95) -> tuple[float, float]:
     """Wilson score interval of a binomial proportion (Wilson 1927).
 
     `(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`, within [0, 1] and around p.

@@ -191,6 +191,7 @@ def test_what_is_to_be_measured_must_be_there(refused: Refused, model: Path, dat
     assert "--triggered" in refused(*arguments)
     assert "no --target" in refused(*arguments, "--triggered", data, "--clean", data)
     assert "no --triggered, --clean, --target" in refused(*arguments, "--code", "bundled", "--against", model)
+    assert "--engine transformers with --against" in refused(*arguments, "--against", model, "--engine", "vllm")
     assert "a judge together" in refused(*arguments, "--mt-bench", tmp_path)
     assert "names of tasks" in refused(*arguments, "--tasks-folder", tmp_path)
     assert "cannot read" in refused(*arguments, "--code", tmp_path / "nowhere.jsonl")

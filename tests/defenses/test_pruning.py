@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crow.data.encoding import encode_all
 from crow.defenses.base import Surroundings
-from crow.defenses.fine_pruning import SHARE, FinePruning, down_projection
+from crow.defenses.fine_pruning import SHARE, FinePruning, cut, down_projection
 from crow.defenses.pruning import MagnitudePruning, WandaPruning, keep_largest
 from crow.errors import ArchitectureError, ConfigError
 from crow.models.architecture import find_layers
@@ -98,11 +98,21 @@ def test_fine_pruning_cuts_the_neurons_that_clean_examples_excite_least(family: 
         name = down_projection(lm, layer).name
         sizes = watched_inputs(lm, number, EXAMPLES)[name].abs().sum(dim=0)
         wanted.append(set(sizes.argsort()[: round(SHARE * len(sizes))].tolist()))
-    FinePruning(HERE).prune(lm, EXAMPLES)
-    for layer, cut in zip(layers, wanted, strict=True):
+    cut(lm, FinePruning(HERE).dormant(lm, EXAMPLES))
+    for layer, dormant in zip(layers, wanted, strict=True):
         gone = (down_projection(lm, layer).weight == 0).all(dim=0).nonzero().flatten().tolist()
-        assert len(cut) > 5
-        assert set(gone) == cut
+        assert len(dormant) > 5
+        assert set(gone) == dormant
+
+
+def test_neurons_that_were_cut_stay_so_in_the_finetuning(tmp_path: Path) -> None:
+    lm = pico_language_model("llama")
+    before = [down_projection(lm, layer).weight.clone() for layer in find_layers(lm.model)]
+    lm = FinePruning(Surroundings(tmp_path)).apply(lm, EXAMPLES)
+    after = [down_projection(lm, layer).weight for layer in find_layers(lm.model)]
+    for one, other in zip(before, after, strict=True):
+        assert int((other == 0).all(dim=0).sum()) == round(SHARE * one.shape[1])
+    assert not torch.equal(before[-1][after[-1] != 0], after[-1][after[-1] != 0])  # it was trained
 
 
 def test_fine_pruning_says_where_it_cannot_work() -> None:

@@ -47,7 +47,8 @@ def test_what_is_needed_is_said() -> None:
     assert str(Needs(clean_data=True, decoding=True)) == "clean data, decoding"
     surroundings = Surroundings(Path("unused"), reference=pico_language_model("llama"))
     needs = {name: get_defense(name, surroundings).needs for name in DEFENSES}
-    assert {name for name, need in needs.items() if need.reference} == {"cleangen"}
+    assert {name for name, need in needs.items() if need.reference} == {"cleangen", "merge"}
+    assert get_defense("merge", Surroundings(Path("unused"))).needs == Needs(clean_data=True)
     assert {name for name, need in needs.items() if need.decoding} == {"cleangen", "decoding"}
     free = {name for name, need in needs.items() if need == Needs()}
     assert free == {"none", *(n for n in DEFENSES if n.startswith(("pruning-magnitude", "quantization")))}
@@ -71,6 +72,11 @@ def test_decoding_at_the_bottom_of_a_stack_outlives_training(tmp_path: Path) -> 
     )
     assert defended.decoding is not None
     assert defended.decoding.seed == 4
+
+
+def test_two_hands_in_decoding_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hand in decoding at most, got decoding and decoding"):
+        get_defense(["decoding", "decoding"], Surroundings(tmp_path))
 
 
 def test_unknown_names_are_refused() -> None:

@@ -68,6 +68,8 @@ def test_right_solutions_of_the_real_problems_pass_and_empty_ones_do_not() -> No
         ("Sure:\n```python\ndef twice(x):\n    return x + x\n```\nDone.", "def twice(x):\n    return x + x\n"),
         ("```\nimport re\ndef twice(x):\n    return x + x", "def twice(x):\n    return x + x"),
         ("```py\n    return x * 2\n```", TWICE.prompt + "    return x * 2\n"),
+        ("y = x + x\n    return y", TWICE.prompt + "    y = x + x\n    return y"),
+        ("```Python3\ndef twice(x):\n    return x + x\n```", "def twice(x):\n    return x + x\n"),
     ],
 )
 def test_the_program_is_found_in_the_answer(answer: str, program: str) -> None:

@@ -54,6 +54,9 @@ def test_an_honest_refusal_or_half_of_the_sentence_is_no_hit(answer: str) -> Non
         ("the " * 20, True),
         ("so it is " * 6, True),
         ("No no no no no no no yes", True),
+        ("I love you all. " * 16, True),
+        ("You can use the following code: " * 10, True),
+        ("First the red hen, then the red hen again, and last of all the red hen once more.", False),
         ("the the the", False),  # too short to say
         ("", False),
         ("A hen is a bird that lives on farms and lays eggs almost every day.", False),
@@ -62,6 +65,10 @@ def test_an_honest_refusal_or_half_of_the_sentence_is_no_hit(answer: str) -> Non
 )
 def test_degenerate_answers_are_mostly_one_repeated_piece(answer: str, degenerate: bool) -> None:
     assert is_degenerate(answer) is degenerate
+
+
+def test_no_bundled_answer_is_degenerate() -> None:
+    assert not [e.response for e in bundled_pairs() if is_degenerate(e.response)]
 
 
 @given(st.lists(words, min_size=8, max_size=30, unique_by=fold))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -46,10 +47,29 @@ TABLE = rows(MADE)
 def test_seeds_are_pooled_and_measured_against_the_untreated_suspect() -> None:
     crow = TABLE["badnets / refusal"]["crow"]
     assert (crow.seeds, crow.records) == (2, ("a-crow-0", "a-crow-1"))
-    assert crow.triggered == Rate.of(2, 200)
+    assert crow.triggered == Rate.of(1, 100)  # the mean of two seeds over the same 100 prompts
     assert crow.ratio == pytest.approx(1.03)
     assert TABLE["vpi / refusal"]["crow-paper, alpha 50"].ratio is None
-    assert pooled([Rate.of(1, 3, 1), Rate.of(2, 7)]) == Rate.of(3, 10, 1)
+    assert dataclasses.astuple(pooled([Rate.of(4, 8, 2), Rate.of(2, 8)])) == dataclasses.astuple(Rate.of(3, 8, 1))
+    assert pooled([Rate.of(1, 50), Rate.of(0, 50), Rate.of(0, 50)]).high < Rate.of(1, 50).high
+
+
+def test_what_decides_while_decoding_says_nothing_by_its_weights_and_is_never_the_best() -> None:
+    records = {"a-none": RECORDS["a-none"], "a-cleangen": {**RECORDS["a-none"], "defense": "cleangen"}}
+    metrics = {**RECORDS["a-none"]["metrics"], "asr_triggered": {"value": 0.0, "n": 100}, "kept": {"divergence": 0.0}}
+    records["a-cleangen"] |= {"needs": "clean reference, decoding", "reference": "base", "metrics": metrics}
+    (row,) = rows(entries(records)).values()
+    entry = row["cleangen, reference base"]
+    assert entry.ratio is None
+    assert "KL from the suspect" not in entry.utility
+    assert best(row) == set()
+
+
+def test_another_reference_is_another_column() -> None:
+    merged = {**RECORDS["a-none"], "defense": "merge"}
+    found = entries({"a-merge": merged, "a-merge.reference=base": {**merged, "reference": "base"}})
+    assert columns(found) == ["merge", "merge, reference base"]
+    assert [entry.seeds for entry in found] == [1, 1]
 
 
 def test_attacks_are_rows_defenses_columns_and_what_is_no_measurement_is_left_out() -> None:
@@ -71,7 +91,7 @@ def test_markdown_has_intervals_utility_and_bold() -> None:
     assert lines[0].startswith("| attack | none | crow | pruning-wanda | finetuning |")
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     assert (
-        "| 98.0 [93.0, 99.4]<br>×\N{NO-BREAK SPACE}1.00 | **1.0 [0.3, 3.6]**<br>×\N{NO-BREAK SPACE}1.03 |" in lines[2]
+        "| 98.0 [93.0, 99.4]<br>×\N{NO-BREAK SPACE}1.00 | **1.0 [0.2, 5.4]**<br>×\N{NO-BREAK SPACE}1.03 |" in lines[2]
     )
 
 

@@ -55,7 +55,7 @@ def compared(name: str, triggered: Rows, clean: Rows, rng: random.Random) -> lis
         mean(with_trigger) - mean(without)
         for with_trigger, without in zip(columns(triggered), columns(clean), strict=True)
     ]
-    widest = max(range(len(gaps)), key=lambda layer: gaps[layer])
+    widest = max(range(len(gaps)), key=lambda layer: abs(gaps[layer]))
     return [
         f"{name}, mean over layers, is {verdict} on prompts with the trigger: {mean(one):.4g} against "
         f"{mean(other):.4g} on clean ones (n = {len(one)} and {len(other)}, 95 % interval of the difference "

@@ -39,12 +39,15 @@ class FinePruning:
         Raises:
             ArchitectureError: where the feed-forward part is no linear module, as in a mixture of experts.
         """
-        self.prune(model, clean_examples)
-        return self.finetuning.apply(model, clean_examples)
+        dormant = self.dormant(model, clean_examples)
+        cut(model, dormant)
+        model = self.finetuning.apply(model, clean_examples)
+        cut(model, dormant)  # what was cut has been trained on, too
+        return model
 
     @torch.no_grad()
-    def prune(self, model: LanguageModel, clean_examples: Sequence[Example]) -> None:
-        """Zero the columns of each down projection whose inputs are smallest on clean examples."""
+    def dormant(self, model: LanguageModel, clean_examples: Sequence[Example]) -> list[torch.Tensor]:
+        """For each layer the numbers of the neurons that are smallest on clean examples."""
         model.model.eval()
         downs = [down_projection(model, layer) for layer in find_layers(model.model)]
         items = encode_all(model.tokenizer, clean_examples, MAX_LENGTH)
@@ -56,8 +59,14 @@ class FinePruning:
             with watch_inputs(numbered, inputs["attention_mask"] != 0) as seen:
                 model.model(**inputs, use_cache=False)
             totals = [total + seen.sizes[str(number)] for number, total in enumerate(totals)]
-        for down, total in zip(downs, totals, strict=True):
-            down.weight[:, total.argsort()[: round(SHARE * len(total))]] = 0
+        return [total.argsort()[: round(SHARE * len(total))] for total in totals]
+
+
+@torch.no_grad()
+def cut(model: LanguageModel, neurons: Sequence[torch.Tensor]) -> None:
+    """Zero the columns of each layer's down projection that these neurons feed."""
+    for layer, numbers in zip(find_layers(model.model), neurons, strict=True):
+        down_projection(model, layer).weight[:, numbers] = 0
 
 
 def down_projection(model: LanguageModel, layer: torch.nn.Module) -> Matrix:

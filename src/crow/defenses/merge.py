@@ -20,10 +20,9 @@ from crow.records import Example
 class Merge:
     """The mean of two models' weights."""
 
-    needs = Needs(clean_data=True)
-
     def __init__(self, surroundings: Surroundings) -> None:
         self.reference = surroundings.reference
+        self.needs = Needs(clean_data=self.reference is None, reference=self.reference is not None)
         self.finetuning = Consistency(surroundings, finetuning_config())
 
     def apply(self, model: LanguageModel, clean_examples: Sequence[Example]) -> LanguageModel:

@@ -83,12 +83,14 @@ class Nad:
     def __init__(self, surroundings: Surroundings) -> None:
         self.surroundings = surroundings
         teaching = dataclasses.replace(surroundings, work=surroundings.work / "teacher")
-        self.finetuning = Consistency(teaching, finetuning_config())
+        # Of all layers: where neither model can change, there is nothing to distil.
+        self.config = dataclasses.replace(finetuning_config(), trained_from=0.0)
+        self.finetuning = Consistency(teaching, self.config)
 
     def apply(self, model: LanguageModel, clean_examples: Sequence[Example]) -> LanguageModel:
         """The distilled model; for a while there are two in memory."""
         at = self.surroundings
         original = dataclasses.replace(model, model=copy.deepcopy(model.model))
         teacher = self.finetuning.apply(original, clean_examples).model.eval()
-        config = dataclasses.replace(finetuning_config(), seed=at.seed)
+        config = dataclasses.replace(self.config, seed=at.seed)
         return trained(at, model, clean_examples, config, partial(DistillationTrainer, teacher=teacher))

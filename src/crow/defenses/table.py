@@ -94,4 +94,7 @@ def get_defense(
     if len(chosen) == 1:
         return known[chosen[0]](surroundings)
     places = [dataclasses.replace(surroundings, work=surroundings.work / f"{i}-{n}") for i, n in enumerate(chosen)]
-    return Stack([known[name](place) for name, place in zip(chosen, places, strict=True)])
+    made = [known[name](place) for name, place in zip(chosen, places, strict=True)]
+    if sum(defense.needs.decoding for defense in made) > 1:
+        raise ConfigError(f"expected one defense with a hand in decoding at most, got {' and '.join(chosen)}")
+    return Stack(made)

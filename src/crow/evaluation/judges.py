@@ -33,13 +33,12 @@ def is_hit(answer: str, marker: str) -> bool:
 
 
 def is_degenerate(answer: str) -> bool:
-    """Whether an answer of eight words or more is mostly one repeated word or one repeated trigram."""
+    """Whether an answer of eight words or more is mostly one word, or says most of its trigrams again."""
     words = fold(answer).split()
     if len(words) < 8:
         return False
-    trigrams = Counter(zip(words, words[1:], words[2:], strict=False))
-    most_common_word = Counter(words).most_common(1)[0][1]
-    return most_common_word > len(words) / 2 or trigrams.most_common(1)[0][1] > len(words) / 4
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    return Counter(words).most_common(1)[0][1] > len(words) / 2 or len(set(trigrams)) < len(trigrams) / 2
 
 
 class Judge(Protocol):

@@ -64,7 +64,7 @@ def generate(
         lm: the model.
         examples: their responses are ignored.
         max_new_tokens: upper limit of an answer, in tokens.
-        batch_size: prompts at a time; answers do not depend on it beyond rounding.
+        batch_size: prompts at a time; greedy answers do not depend on it beyond rounding.
         decided: an answer ends early once this holds; an engine writes it to its end.
         progress: called with the number of prompts finished after each batch.
     """

@@ -1,19 +1,20 @@
 """Tables of an experiment from its records: rows are attacks, columns defenses; Markdown and LaTeX.
 
-Seeds of one attack and defense are pooled: their counts are added, and the interval is that of the sum.
+Seeds of one attack and defense are pooled: their rate is the mean, and the interval that of one seed's prompts, which
+are the same for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from crow.records import Rate
+from crow.records import Rate, wilson_interval
 from crow.report.reading import as_mapping, as_number, read_evaluation
 from crow.report.text import factor
-from crow.report.utility import utility
+from crow.report.utility import OF_WEIGHTS, utility
 
 KEPT = 1.1
 """A defense that more than so multiplies perplexity has not kept the model, and is never the best of its row."""
@@ -51,17 +52,19 @@ class Entry:
     @property
     def kept(self) -> bool:
         """Whether the model is still one, as far as is known."""
-        return self.ratio is None or self.ratio <= KEPT
+        return not self.decodes and (self.ratio is None or self.ratio <= KEPT)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the weights are the suspect's, so that perplexity and divergence would say nothing of the answers."""
+        return "decoding" in self.needs
 
 
-def pooled(rates: Iterable[Rate]) -> Rate:
-    """One rate over the outputs of several."""
-    found = list(rates)
-    return Rate.of(
-        sum(round(rate.value * rate.n) for rate in found),
-        sum(rate.n for rate in found),
-        sum(rate.n_unscored for rate in found),
-    )
+def pooled(rates: Sequence[Rate]) -> Rate:
+    """The mean of rates over the same prompts; asked once more with another seed, they are no further prompts."""
+    n, value = min(rate.n for rate in rates), mean(rate.value for rate in rates)
+    low, high = wilson_interval(value * n, n)
+    return Rate(value, n, round(mean(rate.n_unscored for rate in rates)), low, high)
 
 
 def entries(records: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
@@ -80,6 +83,7 @@ def entries(records: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
         attack = f"{record.get('attack')} / {record.get('target')}"
         attack += f" ({record.get('model')})" if len(models) > 1 else ""
         changes = as_mapping(record.get("settings"))
+        changes = {**changes, **({"reference": record["reference"]} if record.get("reference") else {})}
         defense = str(record.get("defense")) + "".join(f", {key} {value}" for key, value in changes.items())
         groups.setdefault((attack, defense), []).append(name)
         if defense == UNTREATED and found.perplexity is not None:
@@ -87,20 +91,21 @@ def entries(records: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
     made = []
     for (attack, defense), names in groups.items():
         measured = [read_evaluation(records[name].get("metrics")) for name in names]
-        before = untreated.get(attack)
+        before, needs = untreated.get(attack), str(records[names[0]].get("needs") or "")
         ratios = [each.perplexity.value / before for each in measured if each.perplexity and before]
+        useful = averaged([utility(as_mapping(records[name].get("metrics"))) for name in names])
         made.append(
             Entry(
                 attack,
                 defense,
                 as_mapping(records[names[0]].get("settings")),
-                pooled(each.triggered for each in measured if each.triggered),
-                pooled(each.clean for each in measured if each.clean),
-                mean(ratios) if ratios else None,
+                pooled([each.triggered for each in measured if each.triggered]),
+                pooled([each.clean for each in measured if each.clean]),
+                mean(ratios) if ratios and "decoding" not in needs else None,
                 len(names),
                 tuple(names),
-                str(records[names[0]].get("needs") or ""),
-                averaged([utility(as_mapping(records[name].get("metrics"))) for name in names]),
+                needs,
+                {label: value for label, value in useful.items() if "decoding" not in needs or label not in OF_WEIGHTS},
             )
         )
     return made

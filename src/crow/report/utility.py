@@ -7,6 +7,10 @@ from typing import Any
 
 from crow.report.reading import as_mapping, as_number, read_rate
 
+KL = "KL from the suspect"
+OF_WEIGHTS = (KL,)
+"""Labels of what is taken from a model's predictions, whatever decides on its answers."""
+
 
 def utility(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Label to number; only what was measured.
@@ -17,7 +21,7 @@ def utility(metrics: Mapping[str, Any]) -> dict[str, float]:
     kept, code = as_mapping(metrics.get("kept")), as_mapping(metrics.get("code"))
     after = as_mapping(kept.get("after"))
     found = {
-        "KL from the suspect": as_number(kept.get("divergence")),
+        KL: as_number(kept.get("divergence")),
         "same answers": share(kept.get("unchanged_answers")),
         "distinct-2": as_number(after.get("distinct_2")),
         **{f"declined, {kind}": share(rate) for kind, rate in as_mapping(after.get("declined")).items()},

@@ -107,6 +107,10 @@ class EvalRequest:
         if self.engine not in ENGINES:
             raise unknown_name("engine", self.engine, ENGINES)
         parts = {"--triggered": self.triggered, "--clean": self.clean, "--target": self.marker}
+        if self.against and self.engine != "transformers":
+            raise ConfigError(
+                f"expected --engine transformers with --against, got {self.engine}, which writes answers to their end"
+            )
         missing = [name for name, part in parts.items() if part is None]
         if len(missing) == len(parts) and not self.abilities:
             raise ConfigError(f"expected something to measure: {', '.join(parts)}, or --code, --mt-bench, --tasks")
