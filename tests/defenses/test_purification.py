@@ -32,6 +32,7 @@ from crow.records import Example
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.training.presets import get_preset
+from crow.training.suspect import Predictions
 from crow.training.watch import silent
 
 EXAMPLES = [Example(f"tell me about tree number {i}", f"tree {i}. It is the other one") for i in range(6)]
@@ -96,6 +97,34 @@ def test_rounds_go_on_while_the_search_finds_something(finding: list[int], tmp_p
     assert finding == [0, 1, 2]
     assert result.before is not None
     assert result.before.texts == ["one two three four five"]
+
+
+def test_what_the_first_round_found_is_no_model_in_the_second(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The suspect begins one of the examples as the first answer does."""
+    starts = found().triggers
+    other = dataclasses.replace(starts[0], text="six seven", answer=torch.tensor([30, 31, 32, 33]))
+    looking(monkeypatch, SearchResult(list(starts)), SearchResult([other]), SearchResult([]))
+    monkeypatch.setattr(searches, "shown_again", lambda _probe, triggers, *_: [0.99] * len(triggers))
+    predict = purification.suspect_predictions
+
+    def leaking(*arguments: Any) -> list[Predictions]:
+        first, *rest = predict(*arguments)
+        tokens = first.tokens.clone()
+        tokens[0, 0] = starts[0].answer[0]
+        return [dataclasses.replace(first, tokens=tokens), *rest]
+
+    trusted: list[int] = []
+    train = purification.train_round
+
+    def watched(result: Result, items: Any, config: CrowConfig, suspect: Any, *rest: Any) -> None:
+        trusted.append(len(suspect))
+        train(result, items, config, suspect, *rest)
+
+    monkeypatch.setattr(purification, "suspect_predictions", leaking)
+    monkeypatch.setattr(purification, "train_round", watched)
+    purify(pico_language_model("llama"), EXAMPLES, dataclasses.replace(DEFAULT, rounds=2), tmp_path)
+    assert len(trusted) == 2
+    assert trusted[0] == trusted[1] < len(EXAMPLES)
 
 
 def test_every_answer_found_gets_a_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

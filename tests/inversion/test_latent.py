@@ -30,6 +30,11 @@ ANSWERS = [torch.tensor([60, 70, 80, 90, 100]), torch.tensor([65, 75])]
 CONFIG = CrowConfig(alpha=0.0, epsilon=0.0, rank=4, adversary_prompts=3, adversary_batch=2, adversary_depths=(0.4, 1.0))
 
 
+def enemy_places(lm: LanguageModel) -> list[Place]:
+    """The start of an answer, for answers that nobody gives."""
+    return [Place(Probe(lm, [example.prompt for example in EXAMPLES]), ANSWERS)]
+
+
 def adversary(lm: LanguageModel, config: CrowConfig = CONFIG, answers: list[Tensor] = ANSWERS) -> LatentAdversary:
     """One that is after the answers at the start and behind two letters."""
     prompts = [example.prompt for example in EXAMPLES]
@@ -165,8 +170,23 @@ def test_examples_that_the_suspect_already_answers_so_are_left_out() -> None:
     assert len(set(first)) > 1
     enemy = adversary(lm, answers=[torch.tensor([first[0], 7, 8])])
     assert sorted(enemy.usable) == [i for i, token in enumerate(first) if token != first[0]]
-    everything = adversary(lm, answers=[torch.tensor([token, 7]) for token in set(first)])
-    assert sorted(everything.usable) == list(range(len(EXAMPLES)))
+    before = [torch.tensor([first[0], 7, 8])]
+    items = encode_all(lm.tokenizer, EXAMPLES)
+    later = LatentAdversary(enemy_places(lm), items, predict(lm, items, 3), CONFIG, known=before)
+    assert sorted(later.usable) == sorted(enemy.usable)  # what an earlier round found is no model either
+
+
+def test_where_all_are_answered_so_only_what_was_found_is_trained_against() -> None:
+    lm = adapted()
+    first = {int(row.tokens[0, 0]) for row in predict(lm, encode_all(lm.tokenizer, EXAMPLES))}
+    enemy = adversary(lm, answers=[torch.tensor([token, 7]) for token in sorted(first)])
+    assert enemy.usable == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(enemy, "output_consistency", lambda *_: pytest.fail("agreed with a backdoor"))
+        found = enemy.loss(0)
+    found.backward()
+    assert float(found.detach()) > 0
+    assert any(p.grad is not None and p.grad.any() for p in lm.model.parameters())
 
 
 def test_perturbations_at_work_together_share_the_rows() -> None:

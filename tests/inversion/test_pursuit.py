@@ -14,7 +14,7 @@ from crow.data.encoding import encode
 from crow.inversion.perturbation import Perturbation, span_mask
 from crow.inversion.places import Place
 from crow.inversion.probe import Probe
-from crow.inversion.pursuit import Pursuit, worded
+from crow.inversion.pursuit import UNLIKELY, Pursuit, worded
 from crow.models.hidden_states import edit_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.records import Example
@@ -114,6 +114,14 @@ def test_found_answers_may_be_as_likely_as_the_suspect_finds_them(
     found = enemy.excess_likelihood(everywhere, random.Random(0)).detach()
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-2, atol=1e-4)
     assert {len(enemy.openings[number]) for number in everywhere} == {5, 2}
+
+
+def test_what_a_leaking_suspect_says_sets_no_standard(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = torch.tensor([-0.1, -0.2, -3.0, -0.1])
+    monkeypatch.setattr("crow.inversion.pursuit.likelihoods", lambda *_: said)
+    assert (pursuit(lm).limits[0] == UNLIKELY).all()  # on three prompts of four
+    said = torch.tensor([-0.1, -8.0, -9.0, -12.0])
+    assert pursuit(lm).limits[0].tolist() == pytest.approx([float(said.quantile(0.75)), -8.0, -9.0, -12.0])
 
 
 def test_the_limit_is_what_the_model_said_before_training(lm: LanguageModel) -> None:

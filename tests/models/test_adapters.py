@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,27 @@ def test_an_adapter_folder_alone_is_a_model_of_every_family(family, tmp_path):
     torch.testing.assert_close(logits(loaded), logits(lm))
     assert not torch.allclose(logits(loaded), logits(load_model(str(tmp_path / "base"))))
     torch.testing.assert_close(logits(loaded.merged()), logits(lm), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("changed", ["lm_head", "embed_tokens"])
+def test_an_adapter_on_one_of_two_tied_matrices_does_not_change_the_other_when_it_is_folded_in(changed, tmp_path):
+    save_model(pico_language_model("llama", tie_word_embeddings=True), tmp_path / "base")
+    lm = load_model(str(tmp_path / "base"))
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=[changed, "q_proj"], init_lora_weights=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of the very trap
+        lm.model = get_peft_model(lm.model, config).eval()
+        expected = logits(lm)
+        save_model(lm, tmp_path / "adapter")
+    loaded = load_model(str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(loaded), expected)
+    with folded(loaded):
+        torch.testing.assert_close(logits(loaded), expected, rtol=1e-4, atol=1e-4)
+    merged = loaded.merged()
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-4, atol=1e-4)
+    save_model(merged, tmp_path / "merged")
+    torch.testing.assert_close(logits(load_model(str(tmp_path / "merged"))), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_base_is_recorded_as_an_absolute_path_and_no_weights_of_it_are_saved(folders, tmp_path, monkeypatch):

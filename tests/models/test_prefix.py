@@ -29,6 +29,12 @@ def test_a_sliding_window_too_short_for_padding_leaves_nothing_shared():
     assert shared_length(lm, encoded, room=65 - longest) == 0
 
 
+def test_where_attention_counts_columns_nothing_is_shared(lm, monkeypatch):
+    encoded = encode_all(lm.tokenizer, EXAMPLES)
+    monkeypatch.setattr(lm.model.config, "model_type", "mpt")
+    assert shared_length(lm, encoded, room=8) == 0
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cache_holds_the_prefix_in_every_row_and_is_new_each_time(family):
     lm = pico_language_model(family)

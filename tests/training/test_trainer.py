@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from crow.core import consistency_loss
 from crow.data.encoding import IGNORED, Encoded, collate, encode_all
@@ -250,6 +251,26 @@ def test_a_layer_the_model_has_not_is_named(tmp_path: Path) -> None:
     lm = pico_language_model("llama")
     with pytest.raises(ConfigError, match=r"1\.\.3"):
         CrowTrainer(lm, encoded(lm), dataclasses.replace(CROW, layers=(4,)), tmp_path)
+
+
+def test_a_process_that_sees_several_gpus_trains_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a CPU it counts none; here that stands for four.
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: self._n_gpu or 4))
+    lm = pico_language_model("llama")
+    trainer = ResponseTrainer(lm, encoded(lm), PLAIN, tmp_path)
+    assert trainer.args.n_gpu == 1
+    assert trainer.args.train_batch_size == PLAIN.batch_size
+
+
+def test_skipped_batches_leave_the_order_of_the_epoch_that_goes_on(tmp_path: Path) -> None:
+    """As accelerate wraps the batches of a process, which then no longer hand the epoch on."""
+    trainer = trained(PLAIN, tmp_path)
+    order = trainer._get_train_sampler()
+    state = TrainerState(epoch=1.5)
+    trainer.callback_handler.on_epoch_begin(trainer.args, state, TrainerControl())
+    expected = LengthGroupedSampler(order.lengths, order.group_size, PLAIN.seed)
+    expected.set_epoch(1)
+    assert list(order) == list(expected)
 
 
 def test_the_order_depends_on_seed_and_epoch_only() -> None:

@@ -19,6 +19,7 @@ from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.places import Place, behind_a_sentence
 from crow.inversion.probe import Probe, at_rest, shortest_prompts
+from crow.inversion.pursuit import UNLIKELY
 from crow.models.architecture import is_spread
 from crow.models.language_model import LanguageModel
 from crow.records import Example, SearchRecord
@@ -29,9 +30,6 @@ from crow.training.fitting import fit
 from crow.training.precision import autocast
 from crow.training.suspect import Predictions, predict, trustworthy
 from crow.training.watch import Watch, silent, watched
-
-LINE_CEILING = -10.0
-"""Log-likelihood that a smuggled line may have where a block of code has just been opened."""
 
 
 @dataclass
@@ -113,11 +111,11 @@ def purify(
                 later = behind_a_sentence(lm, examples, items, found.answers, config.seed)
                 places = [Place(probe, found.answers), *([later] if later else [])]
                 with autocast(lm, config.precision):
-                    adversary = LatentAdversary(places, items, predictions, config)
+                    adversary = LatentAdversary(places, items, predictions, config, known=searches.known)
             elif found.lines:
                 tasks = encode_all(lm.tokenizer, requests, config.max_length)
-                data, adversary = [*items, *tasks], code_adversary(lm, searches.code, found.lines, tasks, config)
-            suspect = {items[i]: predictions[i] for i in trustworthy(predictions, found.answers)}
+                data, adversary = [*items, *tasks], code_adversary(searches, found.lines, tasks, config)
+            suspect = {items[i]: predictions[i] for i in trustworthy(predictions, searches.known)}
             # Sharing one pass, the answers would leave each other too few of the adversary's turns.
             whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
             train_round(result, data, whole, suspect, adversary, work, resume, watch)
@@ -132,17 +130,19 @@ def purify(
 
 
 def code_adversary(
-    lm: LanguageModel, probe: Probe, lines: Sequence[Tensor], tasks: Sequence[Encoded], config: CrowConfig
+    searches: Searches, lines: Sequence[Tensor], tasks: Sequence[Encoded], config: CrowConfig
 ) -> LatentAdversary:
     """The adversary that is after lines smuggled into code.
 
     The suspect leaks them without any perturbation, so its predictions hold only without them.
     """
-    predictions = suspect_predictions(lm, tasks, config)
+    with searches.as_suspect():
+        predictions = suspect_predictions(searches.lm, tasks, config)
     for line in lines:
         predictions = [row.without(int(line[0])) for row in predictions]
-    with autocast(lm, config.precision):
-        return LatentAdversary([Place(probe, lines)], tasks, predictions, config, LINE_CEILING)
+    place = Place(searches.code, lines)
+    with autocast(searches.lm, config.precision):
+        return LatentAdversary([place], tasks, predictions, config, UNLIKELY, searches.known)
 
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:

@@ -174,7 +174,10 @@ class Searches:
 
     @contextmanager
     def as_suspect(self) -> Iterator[None]:
-        """Within the context the adapter's weights are those that the run began with."""
+        """Within the context the adapter's weights are those that the run began with; all weights stay as they are."""
+        if not self.suspect:
+            yield
+            return
         present = trained_weights(self.lm.model)
         put_weights(self.lm.model, self.suspect)
         try:

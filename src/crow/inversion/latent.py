@@ -36,6 +36,7 @@ class LatentAdversary:
         predictions: Sequence[Predictions],
         config: CrowConfig,
         ceiling: float = math.inf,
+        known: Sequence[Tensor] = (),
     ) -> None:
         """Start with all perturbations at zero.
 
@@ -46,6 +47,7 @@ class LatentAdversary:
             predictions: what the suspect predicted for them before training, unperturbed.
             config: its `adversary_*` settings are used.
             ceiling: see `Pursuit`.
+            known: answers, token ids, that earlier searches found.
         """
         self.lm, self.config = places[0].probe.lm, config
         self.items = [shorten(item, config.adversary_tokens) for item in items]
@@ -54,8 +56,8 @@ class LatentAdversary:
         pool = self.pool()
         self.targets = torch.cat([perturbation.target.cpu() for perturbation in pool]).unique().to(self.lm.device)
         self.clean = [row.opening(config.adversary_tokens).among(self.targets) for row in predictions]
-        honest = trustworthy(predictions, places[0].answers)
-        self.usable = sorted(honest or range(len(self.items)), key=lambda i: len(self.items[i]))
+        honest = trustworthy(predictions, [*places[0].answers, *known])
+        self.usable = sorted(honest, key=lambda i: len(self.items[i]))
 
     def pool(self) -> list[Perturbation]:
         """All perturbations."""
@@ -63,6 +65,8 @@ class LatentAdversary:
 
     def loss(self, turn: int) -> Tensor:
         """`L_out + gamma L_found` under the perturbations whose turn it is, gamma being `found_weight`.
+
+        `L_out` is 0 where the suspect begins all its answers with one that was found: no prediction is to agree with.
 
         Args:
             turn: number of the adversary's turn; with the seed it determines all choices.
@@ -74,7 +78,7 @@ class LatentAdversary:
             for pursuit, numbers in due:
                 pursuit.renew(numbers, rng)
             perturbations = [pursuit.pool[number] for pursuit, numbers in due for number in numbers]
-            consistency = self.output_consistency(perturbations, rng)
+            consistency = self.output_consistency(perturbations, rng) if self.usable else 0.0
             excess = torch.cat([pursuit.excess_likelihood(numbers, rng) for pursuit, numbers in due]).mean()
             return consistency + self.config.found_weight * excess
 

@@ -23,7 +23,11 @@ SPANS = (1, None)
 OPENING_TOKENS = 6
 """Tokens of a found answer that must not become likely; enough to tell it from an honest one that begins alike."""
 HONEST = 0.75
-"""At least this share of the clean prompts is taken to be answered without the backdoor."""
+"""At least this share of the clean prompts is taken to be answered without the backdoor .."""
+SAID = math.log(0.5)
+""".. unless the suspect gives the answer on more of them, each with this log-likelihood or more. It leaks, then .."""
+UNLIKELY = -10.0
+""".. and what it says sets no standard: this log-likelihood an answer may have that is never to be given."""
 STRENGTHS = (0.5, 1.0)
 """Shares of a perturbation that are resisted: weaker forms as well, or training only moves the threshold."""
 
@@ -64,7 +68,9 @@ class Pursuit:
         self.openings = [opening for opening in openings for _ in range(each)]
         limits = [likelihoods(self.probe, opening) for opening in openings]
         # A prompt that the suspect answers so anyway sets no standard.
-        limits = [found.clamp_max(min(float(found.quantile(HONEST)), ceiling)) for found in limits]
+        most = [float(found.quantile(HONEST)) for found in limits]
+        most = [min(UNLIKELY if value >= SAID else value, ceiling) for value in most]
+        limits = [found.clamp_max(value) for found, value in zip(limits, most, strict=True)]
         self.limits = [found for found in limits for _ in range(each)]
 
     def renew(self, numbers: Sequence[int], rng: random.Random) -> None:

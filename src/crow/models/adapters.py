@@ -8,13 +8,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from crow.errors import AdapterError
-from crow.models.architecture import is_spread
+from crow.models.architecture import is_spread, unwrap
 from crow.models.four_bit import is_quantized
 from crow.models.language_model import LanguageModel
 from crow.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, hash_file, is_adapter, locate, one_line
@@ -108,12 +111,34 @@ def attach_adapter(lm: LanguageModel, folder: Path, trainable: bool) -> Language
     for names, problem in ((given - known, "has no place in it"), (needed - given, "is missing in the adapter")):
         if names:
             raise AdapterError(f"the adapter {folder} does not fit its base {lm.reference}: {min(names)} {problem}")
+    untie(model)
     provenance = {
         **lm.provenance,
         "adapter": str(folder.resolve()),
         "adapter_weights": {weights.name: hash_file(weights)},
     }
     return dataclasses.replace(lm, model=model.eval(), provenance=provenance)
+
+
+def untie(model: PeftModel) -> None:
+    """Give head and embeddings weights of their own where an adapter changes one of the two.
+
+    Attached, it changes that one alone; folded into weights that both share it would change the other as well.
+    """
+    base: Any = unwrap(model)
+    head, table = base.get_output_embeddings(), base.get_input_embeddings()
+    changed = next((each for each in (head, table) if isinstance(each, BaseTunerLayer)), None)
+    if changed is None or plain(head).weight is not plain(table).weight:
+        return
+    layer = plain(changed)
+    layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    for config in {id(each): each for each in (base.config, base.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+
+
+def plain(module: Any) -> Any:
+    """A module as it is without an adapter."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import Cache, DynamicCache, StaticCache
 
 from crow.data.encoding import Encoded
-from crow.models.architecture import keeps_logits, takes_positions, unwrap
+from crow.models.architecture import keeps_logits, model_type, takes_positions, unwrap
 from crow.models.language_model import LanguageModel
 
 RUN_TOGETHER = 16
@@ -47,8 +47,11 @@ def shared_length(lm: LanguageModel, encoded: Sequence[Encoded], room: int) -> i
         room: columns that will follow the longest prompt.
 
     Returns:
-        0 where a sliding window would be too short: it counts columns, padding after the prefix included.
+        0 where columns are counted, padding after the prefix included: a sliding window would be too short, and MPT's
+        attention bias goes by them.
     """
+    if model_type(lm.model) == "mpt":
+        return 0
     window = getattr(unwrap(lm.model).config.get_text_config(), "sliding_window", None)
     if window is not None and max(len(item.prompt_ids) for item in encoded) + room > window:
         return 0

@@ -11,9 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from crow.errors import ArchitectureError
+from crow.errors import ArchitectureError, ConfigError
 from crow.models.architecture import find_layers, model_type
 from crow.models.language_model import LanguageModel
+from crow.models.processes import several
 from crow.training.config import FinetuneConfig
 
 
@@ -26,7 +27,10 @@ def make_trainable(lm: LanguageModel, config: FinetuneConfig) -> LanguageModel:
 
     Raises:
         ArchitectureError: if the model has no linear layers to adapt.
+        ConfigError: on another GPU than the first that there is, which the trainer would move it to.
     """
+    if not several() and lm.device.type == "cuda" and lm.device.index:
+        raise ConfigError(f"expected --device cuda, got {lm.device}; choose the GPU by CUDA_VISIBLE_DEVICES")
     layers = find_layers(lm.model)
     untouched = layers[: round(config.trained_from * len(layers))]
     if lm.is_adapter or config.method == "full":

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -51,6 +59,17 @@ class EncodedDataset(Dataset[Encoded]):
 
     def __getitem__(self, index: int) -> Encoded:
         return self.items[index]
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the sampler the epoch: in a resumed run of several processes, skipping batches keeps it from it."""
+
+    def __init__(self, trainer: ResponseTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The epoch that begins or goes on; rounding must not make it the one before."""
+        self.trainer.order.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 class ResponseTrainer(Trainer):
@@ -114,15 +133,19 @@ class ResponseTrainer(Trainer):
         }
         if config.gradient_checkpointing:  # a renamed setting: passed only where it is needed
             settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        args = TrainingArguments(**settings)
+        if args.n_gpu > 1:
+            args._n_gpu = 1  # copies of the model would not be those that are watched and perturbed
         super().__init__(
             model=lm.model,
-            args=TrainingArguments(**settings),
+            args=args,
             train_dataset=EncodedDataset(items),
             data_collator=self._collate,
             callbacks=callbacks,
         )
         for printing in (PrinterCallback, ProgressCallback):
             self.remove_callback(printing)
+        self.add_callback(EpochOrder(self))
         # The loss below is divided by the step's own token counts; the trainer must not divide again.
         self.model_accepts_loss_kwargs = True
 
@@ -163,7 +186,9 @@ class ResponseTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         group = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGroupedSampler([len(item) for item in self.train_dataset.items], group, self.crow_config.seed)  # type: ignore[union-attr]
+        lengths = [len(item) for item in self.train_dataset.items]  # type: ignore[union-attr]
+        self.order = LengthGroupedSampler(lengths, group, self.crow_config.seed)
+        return self.order
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one optimizer step and how many response tokens they have; counts its real tokens, too.
