@@ -48,7 +48,7 @@ class Endpoint:
     max_tokens: int = 2048
     prompt_price: float = 0.0
     completion_price: float = 0.0
-    file: Path | None = None
+    file: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
