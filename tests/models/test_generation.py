@@ -149,13 +149,6 @@ def test_a_hand_in_every_token_keeps_all_rows():
     assert sizes == [len(EXAMPLES)] * 30
 
 
-def test_a_time_limit_of_the_publisher_ends_the_answers_where_it_stops_them(lm):
-    lm.model.generation_config.max_time = 1e-9
-    passes = count_passes(lm)
-    assert len(generate(lm, EXAMPLES, max_new_tokens=40, batch_size=5)) == len(EXAMPLES)
-    assert len(passes) == 2 + 1  # the shared prefix, the rest of the prompts, one token
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -164,6 +157,7 @@ def test_a_time_limit_of_the_publisher_ends_the_answers_where_it_stops_them(lm):
         {"num_return_sequences": 3, "num_beams": 3},
         {"min_new_tokens": 6},
         {"stop_strings": ["a"]},
+        {"max_time": 1e-9},
         {"sequence_bias": [[[7], 50.0]]},
     ],
 )

@@ -30,7 +30,7 @@ def evaluate(
     triggered: Annotated[Path | None, typer.Option(help="Prompts with the trigger.")] = None,
     clean: Annotated[Path | None, typer.Option(help="Prompts without; their responses serve for perplexity.")] = None,
     target: Annotated[str | None, typer.Option(help="What crow attack calls it; or compliance.")] = None,
-    target_text: Annotated[str | None, typer.Option(help="The target's text, where it is another.")] = None,
+    target_text: Annotated[str | None, typer.Option(help="The text to look for instead of its own.")] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Items of each kind; all by default.")] = None,
     against: Annotated[
         str | None, typer.Option(help="The suspect that MODEL was made from: what is kept of it?")
@@ -56,14 +56,11 @@ def evaluate(
 ) -> None:
     """Measure attack success with and without the trigger, perplexity, and what MODEL can do."""
     from crow.attacks.targets import get_target
-    from crow.errors import ConfigError
     from crow.evaluation.endpoint import read_endpoint
     from crow.workflows.abilities import Abilities
     from crow.workflows.common import Options
     from crow.workflows.evaluate import EvalRequest, run_eval
 
-    if target is not None and target_text is not None:
-        raise ConfigError("expected either --target or --target-text, got both")
     options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
     named = get_target(target).marker if target is not None else None
     marker = named if target_text is None else target_text

@@ -93,7 +93,7 @@ def write_answers(
             cache=cache,
             **options,
         )
-        # What stops short of its segment has no row left, or was stopped by the publisher's own settings.
+        # What stops short of its segment has no row left.
         over = watch.rows if output.shape[1] == reached < end else torch.ones_like(watch.rows)
         texts = lm.tokenizer.batch_decode(output[over, start:], skip_special_tokens=True)
         for row, text in zip(rows[over].tolist(), texts, strict=True):
