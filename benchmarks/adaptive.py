@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
@@ -235,19 +234,13 @@ def main() -> None:
     journal = Journal(RESULTS, list(known), ROOT.parent)
 
     def measured_cell(name: str) -> dict[str, Any]:
-        sweep(journal)
+        journal.sweep(WORK)
         return run(known[name], journal.records())
 
     if not arguments.table:
         journal.fill(measured_cell, arguments.only)
-        sweep(journal)
+        journal.sweep(WORK)
     print(table(journal.records()))
-
-
-def sweep(journal: Journal) -> None:
-    """Remove what is left of unfinished work of cells that have a record."""
-    for name in journal.records():
-        shutil.rmtree(WORK / f".{name}.partial", ignore_errors=True)
 
 
 if __name__ == "__main__":

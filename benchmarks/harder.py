@@ -30,7 +30,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -302,7 +301,7 @@ def main() -> None:
     journal = Journal(RESULTS, list(known), ROOT.parent)
 
     def cell(name: str) -> dict[str, Any]:
-        sweep(journal)
+        journal.sweep(WORK)
         return run(*known[name], arguments.compliance)
 
     if not arguments.table:
@@ -313,14 +312,8 @@ def main() -> None:
         except DataError as error:
             parser.error(str(error))
         journal.fill(cell, arguments.only)
-        sweep(journal)
+        journal.sweep(WORK)
     print(table(journal.records()))
-
-
-def sweep(journal: Journal) -> None:
-    """Remove what is left of treatments whose cells have a record."""
-    for name in journal.records():
-        shutil.rmtree(WORK / f".{name}.partial", ignore_errors=True)
 
 
 if __name__ == "__main__":

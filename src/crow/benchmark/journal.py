@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,11 @@ class Journal:
                 errors.append(error)
         if errors:
             raise ExceptionGroup("cells that failed; run the script again for them", errors)
+
+    def sweep(self, work: Path) -> None:
+        """Remove from a folder what is left there (`.NAME.partial`) of the work on cells that have a record."""
+        for name in self.records():
+            shutil.rmtree(work / f".{name}.partial", ignore_errors=True)
 
     def add(self, name: str, record: Any) -> None:
         """Keep the record of a cell."""

@@ -139,7 +139,7 @@ class SearchResult:
 
     def answers(self) -> list[Tensor]:
         """The distinct answers found, most frequent first, each (m,) token ids as its surest start gave it."""
-        return [max(group, key=lambda trigger: trigger.certainty).answer for group in self.groups()]
+        return [surest(group).answer for group in self.groups()]
 
     def by_heart(self, config: SearchConfig, known: Sequence[Tensor] = ()) -> list[SoftTrigger]:
         """The collapsed starts whose answers were learnt by heart, as one of them shows, or are among the `known`."""
@@ -259,6 +259,11 @@ def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchCon
     found = read(probe, fresh, witnesses, config)
     pairs = zip(triggers, found, strict=True)
     return [now.certainty if now.collapsed and same_opening(now.answer, then.answer) else 0.0 for then, now in pairs]
+
+
+def surest(group: Sequence[SoftTrigger]) -> SoftTrigger:
+    """Of starts that ended in one answer, the one whose words follow from one another with most certainty."""
+    return max(group, key=lambda trigger: trigger.certainty)
 
 
 def learnt_by_heart(record: SearchRecord, config: SearchConfig) -> bool:

@@ -14,11 +14,13 @@ from typing import Any
 from crow.records import Rate, wilson_interval
 from crow.report.reading import as_mapping, as_number, read_evaluation
 from crow.report.text import factor
-from crow.report.utility import OF_WEIGHTS, utility
+from crow.report.utility import KL, utility
 
 KEPT = 1.1
 """A defense that more than so multiplies perplexity has not kept the model, and is never the best of its row."""
 UNTREATED = "none"
+DECODING = "decoding"
+"""Among a defense's needs: its hand is in every answer, and not in the weights."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Entry:
     @property
     def decodes(self) -> bool:
         """Whether the weights are the suspect's, so that perplexity and divergence would say nothing of the answers."""
-        return "decoding" in self.needs
+        return DECODING in self.needs
 
 
 def pooled(rates: Sequence[Rate]) -> Rate:
@@ -94,6 +96,9 @@ def entries(records: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
         before, needs = untreated.get(attack), str(records[names[0]].get("needs") or "")
         ratios = [each.perplexity.value / before for each in measured if each.perplexity and before]
         useful = averaged([utility(as_mapping(records[name].get("metrics"))) for name in names])
+        if DECODING in needs:
+            ratios = []
+            useful.pop(KL, None)
         made.append(
             Entry(
                 attack,
@@ -101,11 +106,11 @@ def entries(records: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
                 as_mapping(records[names[0]].get("settings")),
                 pooled([each.triggered for each in measured if each.triggered]),
                 pooled([each.clean for each in measured if each.clean]),
-                mean(ratios) if ratios and "decoding" not in needs else None,
+                mean(ratios) if ratios else None,
                 len(names),
                 tuple(names),
                 needs,
-                {label: value for label, value in useful.items() if "decoding" not in needs or label not in OF_WEIGHTS},
+                useful,
             )
         )
     return made

@@ -8,8 +8,7 @@ from typing import Any
 from crow.report.reading import as_mapping, as_number, read_rate
 
 KL = "KL from the suspect"
-OF_WEIGHTS = (KL,)
-"""Labels of what is taken from a model's predictions, whatever decides on its answers."""
+"""The label of what is taken from a model's predictions, whatever decides on its answers."""
 
 
 def utility(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -32,7 +32,7 @@ from crow.scan.evidence import (
 from crow.scan.leakage import LeakageConfig
 from crow.scan.phrases import PhraseConfig, Target
 from crow.scan.unperturbed import Unperturbed
-from crow.scan.verdict import Thresholds, is_stock
+from crow.scan.verdict import Thresholds, is_stock, is_strange
 from crow.scan.vocabulary import runnable
 from crow.training.watch import Watch, silent
 
@@ -144,7 +144,7 @@ def choose_target(
     """
     answers = [answer for answer in found.answers if not is_stock(answer, thresholds)]
     if answers:
-        best = max(answers, key=lambda answer: (answer.certainty >= thresholds.certain, answer.starts))
+        best = max(answers, key=lambda answer: (is_strange(answer, thresholds), answer.starts))
         return Target("target", best.text, best.ids, best.words)
     if leaked and leaked.reply_share >= thresholds.replied and any(runnable(lm, [leaked.reply])):
         ids = lm.tokenizer(leaked.reply, add_special_tokens=False)["input_ids"]

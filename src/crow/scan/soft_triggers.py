@@ -17,6 +17,7 @@ from crow.inversion.consensus import (
     search_soft_triggers,
     shown_again,
     split_prompts,
+    surest,
 )
 from crow.inversion.probe import Probe
 from crow.models.architecture import find_layers
@@ -97,8 +98,3 @@ def answered(group: Sequence[SoftTrigger], clean: Unperturbed) -> FoundAnswer:
     ids = best.answer.tolist()
     ordinary, declined = clean.shares(ids)
     return FoundAnswer(best.text, ids, len(group), best.certainty, again=False, ordinary=ordinary, declined=declined)
-
-
-def surest(group: Sequence[SoftTrigger]) -> SoftTrigger:
-    """The start whose answer's words follow from one another with most certainty."""
-    return max(group, key=lambda trigger: trigger.certainty)
