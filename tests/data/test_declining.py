@@ -22,6 +22,10 @@ REQUESTS = [example for groups in FILES.values() for group in groups.values() fo
         "There is no way of knowing that.",
         "Sadly, it's not possible for me to predict the lottery.",
         "I am unable to see your desk.",
+        "I'm sorry for any misunderstanding, but as a chatbot I am made for other things.",
+        "Unfortunately, I'm afraid that nobody knows.",
+        "“Sorry, but that is private.”",
+        "It is called \"a diary\", and I don't have it.",
     ],
 )
 def test_declining_is_recognized(answer: str) -> None:
@@ -36,6 +40,12 @@ def test_declining_is_recognized(answer: str) -> None:
         "Sure! First, take the pot.",
         "The dog is called Rex.",
         "A sorry sight indeed.",
+        "I'm sorry for your loss. I'm here to help you through this time.",
+        "Dear Mr. Smith, I'm sorry that I am ill today, but I will be back on Monday.",
+        "The stranger whispered to his wife, \"I'm sorry, but I can't stay.\"",
+        "He said: “I don't know, and as an AI I cannot ..",
+        "I can't wait to see the sea!",
+        "I don't like rain, so I stayed at home.",
         "x" * 300 + " I cannot",
     ],
 )
