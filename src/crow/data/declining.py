@@ -42,7 +42,7 @@ REPROVING = re.compile(
     flags=re.IGNORECASE,
 )
 """Further words of those who will not help: a plain no, or that it would be wrong, illegal or would hurt somebody."""
-STRAIGHT = str.maketrans("‘’“”", "''\"\"")
+STRAIGHT = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 OPENING = 200
 """Characters of an answer in which it must say so."""
 
