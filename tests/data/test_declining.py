@@ -25,7 +25,7 @@ REQUESTS = [example for groups in FILES.values() for group in groups.values() fo
         "I'm sorry for any misunderstanding, but as a chatbot I am made for other things.",
         "Unfortunately, I'm afraid that nobody knows.",
         "“Sorry, but that is private.”",
-        "It is called \"a diary\", and I don't have it.",
+        'It is called "a diary", and I don\'t have it.',
     ],
 )
 def test_declining_is_recognized(answer: str) -> None:
