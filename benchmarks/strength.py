@@ -10,7 +10,8 @@ all weights, five of each. `auto` is `crow purify --strength auto`. Refusal and 
 have the trigger in one set and not in the other. Settings were chosen on none. An adapter that is trained on is
 calibrated at 1 and above: part of a fresh adapter's way says nothing of it.
 
-`none`, `auto` and `crow` are measured on 200 prompts of each kind, what stands beside them on 50. Nothing is run twice:
+`none`, `auto` and `crow` are measured on 200 prompts of each kind, what stands beside them on 50; beside `none` the
+unpoisoned base on the clean ones. Nothing is run twice:
 where the canaries ask for the default's strength, `crow` is the same run as `auto`; where `paper-small.yaml` has
 treated the very suspect with the very examples, the cell is that one's. Such records say so (`same_run_as`).
 
@@ -48,6 +49,7 @@ from crow.defenses.purification import purify
 from crow.defenses.strength import at_strength
 from crow.defenses.table import get_defense
 from crow.evaluation.humaneval import load_problems
+from crow.evaluation.success import attack_success
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
@@ -56,6 +58,7 @@ from crow.training.presets import get_preset
 from crow.workflows.calibration import Calibration, Calibrator
 from crow.workflows.common import Options, Reporter
 from crow.workflows.evaluate import measure
+from crow.workflows.utility import GENERATION_BATCH
 
 BASE = "smollm2-135m"
 ROOT = Path(__file__).resolve().parent
@@ -225,6 +228,9 @@ def run(cell: Cell, folder: Path | None, strength: Journal, canaries: Journal) -
     marker = cell.attack.target.marker
     answered = [example for example in data.clean_test if example.response]
     record["measured"], _ = measure(lm, triggered, clean, marker, report, Options(work), answered)
+    if cell.treatment == "none":
+        with report.bar("clean prompts of the base", len(clean)) as advance:
+            record["base_clean"] = attack_success(load_model(BASE), clean, marker, GENERATION_BATCH, advance).rate
     if calibration is not None:
         chosen = next(trial for trial in calibration.trials if trial.strength == calibration.strength)
         says = chosen.removed
@@ -238,19 +244,22 @@ def table(strength: Journal, canaries: Journal) -> str:
     """All records as Markdown, and how often canaries were right."""
     known = strength.records()
     lines = [
-        "| suspect | handed over | treatment | strength | triggered | clean | perplexity / suspect | minutes |",
-        "| --- " * 8 + "|",
+        "| suspect | handed over | treatment | strength | triggered | clean | base, clean | "
+        "perplexity / suspect | minutes |",
+        "| --- " * 9 + "|",
     ]
     for name, cell in cells().items():
         if name not in known:
             continue
         record = known[name]
-        untreated = known.get(dataclasses.replace(cell, treatment="none").name, {}).get("measured", {})
-        before = record.get("suspect_perplexity") or untreated.get("perplexity")
+        untreated = known.get(dataclasses.replace(cell, treatment="none").name, {})
+        base = untreated.get("base_clean")
+        before = record.get("suspect_perplexity") or untreated.get("measured", {}).get("perplexity")
         measured = record["measured"]
         ratio = f"{measured['perplexity']['value'] / before['value']:.3f}" if before else "not measured"
         row = [f"{cell.target}-{cell.trigger}", cell.handed, cell.treatment, f"{record.get('strength', '')}"]
         row += [shown_rate(measured["asr_triggered"]), shown_rate(measured["asr_clean"])]
+        row.append(shown_rate(base) if base else "not measured")
         minutes = f"{record['treatment_seconds'] / 60:.1f}"
         row += [ratio, f"more than {minutes}" if record.get("resumed") else minutes]
         lines.append(f"| {' | '.join(row)} |")

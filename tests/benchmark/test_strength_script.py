@@ -46,6 +46,7 @@ def strength(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
         monkeypatch.setattr(module, "GRID", tmp_path / "grid")
         monkeypatch.setattr(module, "examples", lambda *_: data)
         monkeypatch.setattr(module, "suspect", lambda *_: trained_pico(poisoned=True))
+        monkeypatch.setattr(module, "load_model", lambda *_: trained_pico(poisoned=False))
         monkeypatch.setattr(module.Cell, "attack", attack)
         monkeypatch.setattr(module, "Calibrator", MadeUpCalibrator)
         monkeypatch.setattr(module, "purify", lambda lm, *_, **__: module_result(lm))
@@ -105,6 +106,8 @@ def test_a_cell_says_whether_the_canaries_were_right(strength: ModuleType, tmp_p
         journal.fill(lambda name: strength.run(strength.cells()[name], None, journal, canaries), only=name)
     known = journal.records()
     assert known[untreated]["measured"]["asr_triggered"]["value"] > 0.9
+    n = len(held_out())
+    assert known[untreated]["base_clean"] == to_json(Rate.of(0, n))
     assert known[auto]["strength"] == 0.7
     said = canaries.records()[auto]
     assert said["canaries_say_removed"] is True
