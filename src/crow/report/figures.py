@@ -14,8 +14,9 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from crow.records import SearchRecord
 from crow.report.reading import as_mapping, as_number, as_numbers, known_numbers
@@ -190,7 +191,7 @@ def _draw_dots(name: str, heading: str, description: str, unit: str, rows: Seque
 
 
 def tradeoff_figure(name: str, attack: str, points: Sequence[tuple[float, float, str]], untreated: str) -> Picture:
-    """Attack success against utility, one point a defense, named beside it.
+    """Attack success against utility, one point a defense, joined to its name.
 
     Args:
         name: keeps its element ids apart from others'.
@@ -200,8 +201,8 @@ def tradeoff_figure(name: str, attack: str, points: Sequence[tuple[float, float,
     """
     listed = "; ".join(f"{label}: success {success:.2f} at {ratio:.2f}" for ratio, success, label in points)
     description = f"Scatter chart of attack success against perplexity relative to the suspect: {listed}."
-    heading = f"Success against perplexity, {attack}"
-    return _draw(name, heading, description, lambda axes: _plot_tradeoff(axes, points, untreated), 3.4)
+    heading, height = f"Success against perplexity, {attack}", max(_PANEL[1], 0.8 + 0.15 * len(points))
+    return _draw(name, heading, description, lambda axes: _plot_tradeoff(axes, points, untreated), height)
 
 
 def ablation_figure(name: str, setting: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
@@ -257,15 +258,26 @@ def _plot_curves(
 
 
 def _plot_tradeoff(axes: Axes, points: Sequence[tuple[float, float, str]], untreated: str) -> None:
-    for ratio, success, label in points:
-        colour, marker = (_SERIES_B, "s") if label == untreated else (_SERIES_A, "o")
-        axes.plot([ratio], [success], marker, color=colour, markersize=4)
-        axes.annotate(label, (ratio, success), xytext=(4, 3), textcoords="offset points", fontsize=6.5)
+    """The points, their names in a column at the right: most of them lie on each other at 0 and 1."""
+    upwards = sorted(points, key=lambda point: (point[1], point[0] if point[1] > 0.5 else -point[0]))
+    for place, (ratio, success, label) in enumerate(upwards):
+        colour, marker, above = (_SERIES_B, "s", 4) if label == untreated else (_SERIES_A, "o", 3)
+        axes.annotate(
+            label,
+            (ratio, success),
+            xytext=(1.06, (place + 0.5) / len(upwards)),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=7.5,
+            arrowprops={"arrowstyle": "-", "color": _GRID, "linewidth": 0.8, "relpos": (0, 0.5)},
+        )
+        axes.plot([ratio], [success], marker, color=colour, markersize=4, zorder=above)
     axes.set_ylim(-0.04, 1.08)
     axes.set_ylabel("attack success")
     axes.set_xlabel("perplexity relative to the suspect")
     if max(ratio for ratio, _, _ in points) > 2:
         axes.set_xscale("log")
+        _plain_decades(axes.xaxis)
 
 
 def _plot_ablation(axes: Axes, setting: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
@@ -306,11 +318,16 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
         axes.set_yscale("log")
         axes.set_ylabel(", ".join(part for part in (axes.get_ylabel(), "log scale") if part))
         axes.set_ylim(low / 1.3, high * 1.3)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.minorticks_off()
+        _plain_decades(axes.yaxis)
     elif low >= 0:
         axes.set_ylim(0, high * 1.08 or 1.0)
+
+
+def _plain_decades(axis: Axis) -> None:
+    """Ticks 1, 2, 5, 10, .. on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw(name: str, heading: str, description: str, plot: Any, height: float = _PANEL[1]) -> Picture:
