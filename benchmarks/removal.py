@@ -196,8 +196,8 @@ def table() -> str:
     base = read_record(RESULTS / "none.whole.none.0.json")
     lines = [
         "| backdoor | handed over | treatment | triggered before | after | clean before | after | "
-        "perplexity / suspect | / base | search | minutes |",
-        "| --- " * 11 + "|",
+        "perplexity / suspect | / base | search | minutes | measured |",
+        "| --- " * 12 + "|",
     ]
     for cell in cells():
         record = read_record(RESULTS / f"{cell.name}.json")
@@ -205,13 +205,14 @@ def table() -> str:
         row = [cell.attack, cell.handed, treatment]
         if record is None:
             if cell.treatment == "default" and not cell.seed:
-                lines.append(f"| {' | '.join(row)} | not measured yet{' |' * 8}")
+                lines.append(f"| {' | '.join(row)} | not measured yet{' |' * 9}")
             continue
         before = read_record(untreated_path(cell.attack, record["manifest"]["model"]))
         value = record["measured"]["perplexity"]["value"]
         row += [rate(each, key) for key in ("asr_triggered", "asr_clean") for each in (before, record)]
         minutes = sum(record.get("purification_seconds", {}).values()) / 60
         row += [ratio(value, before), ratio(value, base), shown_search(record.get("search")), f"{minutes:.1f}"]
+        row.append(record["manifest"]["created"][:10])
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
