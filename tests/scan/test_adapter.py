@@ -34,7 +34,7 @@ def test_statistics_are_those_of_the_whole_product(family: str) -> None:
     energies: dict[int, float] = {}
     for one in found.modules:
         module = modules[one.name]
-        product = 4.0 * module.lora_B["default"].weight @ module.lora_A["default"].weight
+        product = (4.0 * module.lora_B["default"].weight @ module.lora_A["default"].weight).detach()
         values = torch.linalg.svdvals(product)
         weight = torch.linalg.matrix_norm(module.get_base_layer().weight, ord=2)
         assert one.energy == pytest.approx(float(product.square().sum()), rel=1e-4)
