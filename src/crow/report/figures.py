@@ -201,7 +201,8 @@ def tradeoff_figure(name: str, attack: str, points: Sequence[tuple[float, float,
     """
     listed = "; ".join(f"{label}: success {success:.2f} at {ratio:.2f}" for ratio, success, label in points)
     description = f"Scatter chart of attack success against perplexity relative to the suspect: {listed}."
-    heading, height = f"Success against perplexity, {attack}", max(_PANEL[1], 0.8 + 0.15 * len(points))
+    heading = f"Success against perplexity, {attack}"
+    height = max(_PANEL[1], 0.8 + 0.15 * len(points))
     return _draw(name, heading, description, lambda axes: _plot_tradeoff(axes, points, untreated), height)
 
 
