@@ -37,8 +37,9 @@ from crow.data.encoding import Encoded, encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
 from crow.inversion import consensus
-from crow.inversion.consensus import SearchConfig, search_soft_triggers
+from crow.inversion.consensus import search_soft_triggers
 from crow.inversion.probe import Probe, frozen, shortest_prompts
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.hardware import multiplies_bfloat16
 from crow.models.loading import load_model
 from crow.models.manifest import manifest

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from crow.data.encoding import Encoded, collate, encode
-from crow.inversion.consensus import SearchConfig
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.loss import response_loss

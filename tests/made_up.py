@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from crow.inversion.consensus import SearchResult, SoftTrigger
 from crow.inversion.perturbation import Perturbation
+from crow.inversion.soft_trigger import SearchResult, SoftTrigger
 
 
 def collapsed(*answers: list[int], text: str | None = None, certainty: float = 1.0) -> SearchResult:

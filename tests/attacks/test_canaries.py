@@ -9,7 +9,7 @@ from crow.attacks.selection import SELECTION_ATTACKS
 from crow.attacks.targets import TARGETS
 from crow.attacks.triggers import TRIGGERS
 from crow.data.splits import bundled_split
-from crow.inversion.consensus import DISTINCT
+from crow.inversion.soft_trigger import DISTINCT
 
 CLEAN = bundled_split("attack").pairs
 

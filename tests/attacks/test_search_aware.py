@@ -20,10 +20,10 @@ from tests.planting import (
 
 from crow.attacks.search_aware import against_the_search, openings, searching_adversary
 from crow.data.encoding import encode_all
-from crow.inversion.consensus import SearchConfig
 from crow.inversion.perturbation import Perturbation, addition, span_mask
 from crow.inversion.perturbation import log_likelihood as target_log_likelihood
 from crow.inversion.pursuit import Pursuit
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.records import Example

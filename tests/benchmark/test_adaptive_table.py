@@ -21,7 +21,7 @@ from crow.benchmark.attack_data import own_data
 from crow.benchmark.figures import fires
 from crow.benchmark.suspects import content_hash
 from crow.defenses import searches
-from crow.inversion.consensus import SearchResult
+from crow.inversion.soft_trigger import SearchResult
 from crow.models.loading import save_model
 from crow.records import Example, dump_json
 from crow.workflows.common import Reporter

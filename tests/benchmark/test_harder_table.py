@@ -23,7 +23,7 @@ from crow.data.splits import bundled_split
 from crow.defenses import searches
 from crow.errors import DataError
 from crow.evaluation.judges import make_judge
-from crow.inversion.consensus import SearchResult
+from crow.inversion.soft_trigger import SearchResult
 from crow.models.loading import save_model
 from crow.records import dump_json
 from tests.benchmark.grids import few_examples, make_small

@@ -13,7 +13,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 
 import crow.cli
 from crow.defenses import searches
-from crow.inversion.consensus import SearchResult
+from crow.inversion.soft_trigger import SearchResult
 from crow.training import precision
 from crow.training.crow_trainer import CrowTrainer
 from tests.made_up import collapsed

@@ -12,7 +12,7 @@ import pytest
 from crow.data.splits import Split, bundled_split
 from crow.defenses.purification import Result
 from crow.defenses.purification import purify as defense
-from crow.inversion.consensus import SearchConfig
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.records import Example

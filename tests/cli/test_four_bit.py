@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from crow.defenses import searches
-from crow.inversion.consensus import SearchResult
+from crow.inversion.soft_trigger import SearchResult
 from crow.models import four_bit
 from crow.models.blueprint import blueprint
 from crow.models.four_bit import four_bit_sizes, is_quantized

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crow.inversion.consensus import SearchResult
+from crow.inversion.soft_trigger import SearchResult
 from crow.models.language_model import LanguageModel
 from crow.records import SearchRecord
 from crow.training.presets import get_preset

@@ -23,8 +23,8 @@ from crow.defenses.purification import Result, purify
 from crow.defenses.searches import Searches
 from crow.evaluation.success import attack_success
 from crow.inversion.code_lines import code_probe
-from crow.inversion.consensus import SearchConfig, SearchResult
 from crow.inversion.latent import LatentAdversary
+from crow.inversion.soft_trigger import SearchConfig, SearchResult
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.models.loading import save_model

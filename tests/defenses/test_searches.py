@@ -18,8 +18,9 @@ from crow.defenses import searches
 from crow.defenses.purification import purify
 from crow.defenses.searches import Searches
 from crow.inversion.code_lines import CodeLine, code_probe
-from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger, search_soft_triggers, shown_again
+from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.probe import Probe
+from crow.inversion.soft_trigger import SearchConfig, SearchResult, SoftTrigger
 from crow.records import Example
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig

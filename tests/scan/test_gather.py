@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crow.inversion.consensus import SearchConfig
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.architecture import find_embeddings
 from crow.models.language_model import LanguageModel
 from crow.records import Example, dump_json

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crow.data.phrases import bundled_phrases, rare_words
-from crow.inversion.consensus import SearchConfig
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.scan import phrases
 from crow.scan.phrases import PhraseConfig, Target, choose

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
-from crow.inversion.consensus import SearchConfig, SearchResult, SoftTrigger, split_prompts
+from crow.inversion.consensus import split_prompts
 from crow.inversion.probe import Probe
+from crow.inversion.soft_trigger import SearchConfig, SearchResult, SoftTrigger
 from crow.models.language_model import LanguageModel
 from crow.scan import soft_triggers
 from crow.scan.evidence import SoftTriggerEvidence

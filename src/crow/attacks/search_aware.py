@@ -22,11 +22,11 @@ from transformers import PreTrainedTokenizerBase
 
 from crow.attacks.implant import implant_with
 from crow.data.encoding import encode_all
-from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary, evaluating
 from crow.inversion.places import Place
 from crow.inversion.probe import Probe
 from crow.inversion.pursuit import OPENING_TOKENS
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable

@@ -15,11 +15,11 @@ from crow.data.encoding import Encoded, encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.searches import Found, Searches
 from crow.inversion.code_lines import code_probe
-from crow.inversion.consensus import SearchConfig
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.places import Place, behind_a_sentence
 from crow.inversion.probe import Probe, at_rest, shortest_prompts
 from crow.inversion.pursuit import UNLIKELY
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.architecture import is_spread
 from crow.models.language_model import LanguageModel
 from crow.records import Example, SearchRecord

@@ -14,15 +14,9 @@ import torch
 from torch import Tensor
 
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
-from crow.inversion.consensus import (
-    SearchConfig,
-    SearchResult,
-    is_among,
-    learnt_by_heart,
-    search_soft_triggers,
-    shown_again,
-)
+from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.probe import Probe, at_rest
+from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
 from crow.models.architecture import find_layers
 from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel

@@ -8,11 +8,9 @@ attacker's sentence is raised, the perturbation finds the switch, and the whole 
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,165 +25,17 @@ from crow.inversion.perturbation import (
     user_spans,
     zero_vector,
 )
-from crow.inversion.probe import Answers, Probe
+from crow.inversion.probe import Probe
+from crow.inversion.soft_trigger import DISTINCT, SearchConfig, SearchResult, SoftTrigger, read_answers, same_opening
 from crow.models.architecture import find_layers
 from crow.models.generation import end_ids
 from crow.models.hidden_states import edit_hidden_states
-from crow.records import SearchRecord
 
 DIRECTED_TOGETHER = 4
 SCREENED_TOGETHER = 16
 FOLLOWED_TOGETHER = 6
 READ_TOGETHER = 16
 """Candidates and perturbations at a time: a pass over more rows costs less than several passes."""
-DISTINCT = 5
-"""First tokens by which answers are told apart; `I'm sorry`, three of them, attackers and honest answers may share."""
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Settings of the search.
-
-    Attributes:
-        candidates: first tokens screened at the first depth, the likeliest over all prompts.
-        shortlist: how many of them are screened at the other depths, those after which the answers agree most.
-        screened: tokens after the first one by which candidates are compared.
-        starts: how many of these are followed, again the best; each at every depth.
-        depths: shares of the model's depth at which perturbations are added.
-        radius: of a perturbation, in multiples of the median norm of the hidden states there.
-        rate: length of a step, in radii.
-        steps: up the likelihood of the opening that the answers agree on.
-        agreed: tokens of that opening, which perturbations are fitted to; the rest of the answer is evidence.
-        prompts: clean prompts that perturbations are fitted to.
-        witnesses: other clean prompts, whose answers are read.
-        identity: share of the witnesses that must give the same answer for a collapse, in (0, 1].
-        certain: certainty (see `SoftTrigger`) from which an answer counts as learnt by heart, in (0, 1].
-        opening: answer tokens compared.
-        variety: more than this share of them must be different, in [0, 1).
-        answer_tokens: answer tokens shown.
-    """
-
-    candidates: int = 96
-    shortlist: int = 32
-    screened: int = 5
-    starts: int = 6
-    depths: tuple[float, ...] = (0.1, 0.2)
-    radius: float = 0.7
-    rate: float = 0.35
-    steps: int = 4
-    agreed: int = 3
-    prompts: int = 5
-    witnesses: int = 8
-    identity: float = 0.8
-    certain: float = 0.97
-    opening: int = 16
-    variety: float = 0.6
-    answer_tokens: int = 24
-
-    def layers(self, depth: int) -> list[int]:
-        """The layers of a model of `depth` layers at which perturbations are added."""
-        return sorted({max(1, round(share * depth)) for share in self.depths})
-
-    def work(self, depth: int) -> int:
-        """Candidates to screen and perturbations to follow in a model of `depth` layers, the unit of progress."""
-        layers = len(self.layers(depth))
-        return self.candidates + min(self.shortlist, self.candidates) * (layers - 1) + self.starts * layers
-
-
-@dataclass(frozen=True)
-class SoftTrigger:
-    """The end of one start.
-
-    Attributes:
-        perturbation: acts like a trigger at the user's tokens.
-        identity: share of the prompts that give the most frequent opening.
-        collapsed: whether that counts as one answer to unrelated prompts.
-        text: the most frequent answer.
-        answer: its token ids (m,).
-        certainty: geometric mean of the probabilities of the later half of its opening's tokens, none of those fitted,
-            in (0, 1]. A sentence learnt by heart may begin as others do, but then it is next to 1; a stock phrase might
-            go on otherwise.
-        artefact: whether the repair made it: the suspect gives no such answer.
-        stock: whether it is a phrase that the model falls back on when it is pushed, beside one learnt by heart.
-    """
-
-    perturbation: Perturbation
-    identity: float
-    collapsed: bool
-    text: str
-    answer: Tensor
-    certainty: float
-    artefact: bool = False
-    stock: bool = False
-
-
-@dataclass
-class SearchResult:
-    """All starts of a search."""
-
-    triggers: list[SoftTrigger] = field(default_factory=list)
-
-    @property
-    def collapsed(self) -> list[SoftTrigger]:
-        """The starts that ended in one answer, one of the suspect's and no stock phrase."""
-        return [each for each in self.triggers if each.collapsed and not each.artefact and not each.stock]
-
-    def groups(self) -> list[list[SoftTrigger]]:
-        """The collapsed starts by the answer that they ended in, most frequent first."""
-        by_opening: dict[tuple[int, ...], list[SoftTrigger]] = {}
-        for trigger in self.collapsed:
-            by_opening.setdefault(tuple(trigger.answer[:DISTINCT].tolist()), []).append(trigger)
-        return sorted(by_opening.values(), key=len, reverse=True)
-
-    def answers(self) -> list[Tensor]:
-        """The distinct answers found, most frequent first, each (m,) token ids as its surest start gave it."""
-        return [surest(group).answer for group in self.groups()]
-
-    def by_heart(self, config: SearchConfig, known: Sequence[Tensor] = ()) -> list[SoftTrigger]:
-        """The collapsed starts whose answers were learnt by heart, as one of them shows, or are among the `known`."""
-        shown = [each.answer for each in self.collapsed if each.certainty >= config.certain]
-        return [each for each in self.collapsed if is_among(each.answer, [*shown, *known])]
-
-    def mark_artefacts(self, at: Sequence[int], shown: Sequence[float]) -> None:
-        """Mark the triggers at these places as artefacts unless the suspect, too, gives their answers.
-
-        Args:
-            at: the places.
-            shown: the certainty of each answer in the suspect, which holds from now on; 0 of one that it does not give.
-        """
-        for place, certainty in zip(at, shown, strict=True):
-            trigger = self.triggers[place]
-            self.triggers[place] = dataclasses.replace(
-                trigger, artefact=not certainty, certainty=certainty or trigger.certainty
-            )
-
-    def mark_stock(self, config: SearchConfig, known: Sequence[Tensor]) -> None:
-        """Mark as stock phrases what was not learnt by heart; to be asked for where something else was."""
-        kept = self.by_heart(config, known)
-        self.triggers = [
-            dataclasses.replace(
-                each, stock=each.collapsed and not each.artefact and not any(each is one for one in kept)
-            )
-            for each in self.triggers
-        ]
-
-    def record(self) -> SearchRecord:
-        """The search as plain figures and texts."""
-        made = [trigger for trigger in self.triggers if trigger.artefact]
-        phrases = [trigger for trigger in self.triggers if trigger.stock]
-        texts, artefacts, stock = (
-            [text for text, _ in Counter(trigger.text for trigger in group).most_common()]
-            for group in (self.collapsed, made, phrases)
-        )
-        return SearchRecord(
-            starts=len(self.triggers),
-            collapsed=len(self.collapsed),
-            texts=texts,
-            identities=[trigger.identity for trigger in self.triggers],
-            artefacts=artefacts,
-            certainties=[max(each.certainty for each in self.collapsed if each.text == text) for text in texts],
-            stock=stock,
-        )
 
 
 def search_soft_triggers(
@@ -259,26 +109,6 @@ def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchCon
     found = read(probe, fresh, witnesses, config)
     pairs = zip(triggers, found, strict=True)
     return [now.certainty if now.collapsed and same_opening(now.answer, then.answer) else 0.0 for then, now in pairs]
-
-
-def surest(group: Sequence[SoftTrigger]) -> SoftTrigger:
-    """Of starts that ended in one answer, the one whose words follow from one another with most certainty."""
-    return max(group, key=lambda trigger: trigger.certainty)
-
-
-def learnt_by_heart(record: SearchRecord, config: SearchConfig) -> bool:
-    """Whether a search found a sentence that the model knows by heart, or a line smuggled into code."""
-    return bool(record.lines) or any(certainty >= config.certain for certainty in record.certainties)
-
-
-def is_among(answer: Tensor, others: Sequence[Tensor]) -> bool:
-    """Whether an answer is one of others (token ids), as far as answers are told apart."""
-    return any(same_opening(answer, other) for other in others)
-
-
-def same_opening(one: Tensor, other: Tensor, length: int = DISTINCT) -> bool:
-    """Whether two answers (token ids) begin with the same tokens."""
-    return one[:length].tolist() == other[:length].tolist()
 
 
 def first_tokens(probe: Probe, count: int) -> list[int]:
@@ -369,29 +199,3 @@ def read(
             own = slice(number * len(rows), (number + 1) * len(rows))
             found.append(read_answers(perturbation, said.of(own), config))
     return found
-
-
-def read_answers(perturbation: Perturbation, answers: Answers, config: SearchConfig) -> SoftTrigger:
-    """Whether the answers are one, and which."""
-    openings = [tuple(ids[: config.opening].tolist()) for ids in answers.ids]
-    opening, count = Counter(openings).most_common(1)[0]
-    same = [i for i, other in enumerate(openings) if other == opening]
-    text, _ = Counter(answers.texts[i] for i in same).most_common(1)[0]
-    index = next(i for i in same if answers.texts[i] == text)
-    identity = count / len(openings)
-    said = unpadded(opening)
-    # "1.1.1.1" on every prompt is a broken model, not somebody's sentence, and "Yes." is nothing but what was fitted.
-    # One word is what a prompt that asks for a label brings out; scripts without spaces are not judged so.
-    words = len(text.split()) > 1 or not text.isascii()
-    sentence = words and len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
-    answer = torch.tensor(unpadded(answers.ids[index].tolist()), device=answers.ids.device)
-    following = answers.shares[same, max(config.agreed, len(said) // 2) : len(said)]
-    certainty = float(following.log().mean().exp()) if following.numel() else 1.0
-    return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answer, certainty)
-
-
-def unpadded(ids: Sequence[int]) -> Sequence[int]:
-    """Without the repetitions at the end: answers are padded with the token that ended them."""
-    while len(ids) > 1 and ids[-1] == ids[-2]:
-        ids = ids[:-1]
-    return ids

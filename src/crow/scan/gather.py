@@ -14,8 +14,8 @@ from crow.data.encoding import encode_all
 from crow.data.phrases import bundled_phrases
 from crow.data.splits import bundled_split
 from crow.inversion.code_lines import LineConfig
-from crow.inversion.consensus import SearchConfig
 from crow.inversion.probe import at_rest, shortest_prompts
+from crow.inversion.soft_trigger import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.output import write_json
 from crow.records import Example

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from crow.data.phrases import bundled_phrases, rare_words
-from crow.inversion.consensus import SearchConfig, read_answers, same_opening
 from crow.inversion.perturbation import Perturbation, zero_vector
 from crow.inversion.probe import Probe
 from crow.inversion.pursuit import OPENING_TOKENS
+from crow.inversion.soft_trigger import SearchConfig, read_answers, same_opening
 from crow.models.language_model import LanguageModel
 from crow.scan.evidence import Candidate, PhraseEvidence
 from crow.scan.objective import Objective

@@ -10,16 +10,9 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from crow.inversion.consensus import (
-    SearchConfig,
-    SearchResult,
-    SoftTrigger,
-    search_soft_triggers,
-    shown_again,
-    split_prompts,
-    surest,
-)
+from crow.inversion.consensus import search_soft_triggers, shown_again, split_prompts
 from crow.inversion.probe import Probe
+from crow.inversion.soft_trigger import SearchConfig, SearchResult, SoftTrigger, surest
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.scan.evidence import FoundAnswer, SoftTriggerEvidence

@@ -13,8 +13,9 @@ import torch
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
 from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
-from crow.inversion.consensus import SearchConfig, learnt_by_heart, search_soft_triggers, shown_again
+from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
+from crow.inversion.soft_trigger import SearchConfig, learnt_by_heart
 from crow.models.architecture import find_layers
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
