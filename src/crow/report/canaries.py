@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from crow.report.figures import Picture, strength_figure
+from crow.report.drawing import Picture
+from crow.report.figures import strength_figure
 from crow.report.reading import as_list, as_mapping, as_number, read_rate
 from crow.report.text import count_of, factor, plural
 from crow.report.verdict import TRIGGERED_LIMIT

@@ -1,4 +1,4 @@
-"""Figures as inline SVG that follows the page's fonts and its light or dark colours.
+"""The figures of the pages.
 
 Figures hold numbers and crow's own labels only, never text of a model, so the page may insert them
 as they are.
@@ -6,60 +6,27 @@ as they are.
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from crow.records import SearchRecord
+from crow.report.drawing import GRID, INK, PANEL, SERIES_A, SERIES_B, Picture, draw, plain_decades, scale
 from crow.report.reading import as_mapping, as_number, as_numbers, known_numbers
-
-# Colours of Okabe and Ito, which stay apart for colour-blind readers; replaced by CSS variables.
-_INK, _GRID, _SERIES_A, _SERIES_B = "#1b1c1d", "#d1d2d3", "#0072b2", "#d55e00"
-_VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _SERIES_A: "var(--series-a)", _SERIES_B: "var(--series-b)"}
-_PANEL = (4.4, 2.5)
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "legend.frameon": False,
-    "axes.unicode_minus": True,
-}
-_NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
-_LOG_SPREAD = 10
-"""A ratio of largest to smallest value from which an axis is logarithmic."""
 
 _SIDES = ("before", "after")
 _LINES: Mapping[str, Mapping[str, Any]] = {
-    "clean": {"color": _SERIES_A, "linestyle": "-", "marker": "o"},
-    "triggered": {"color": _SERIES_B, "linestyle": "--", "marker": "s"},
+    "clean": {"color": SERIES_A, "linestyle": "-", "marker": "o"},
+    "triggered": {"color": SERIES_B, "linestyle": "--", "marker": "s"},
 }
 _MORE_LINES: Sequence[Mapping[str, Any]] = (
-    {"color": _SERIES_A, "linestyle": ":", "marker": "^"},
-    {"color": _SERIES_B, "linestyle": "-.", "marker": "v"},
-    {"color": _INK, "linestyle": "-", "marker": "x"},
-    {"color": _INK, "linestyle": "--", "marker": "+"},
+    {"color": SERIES_A, "linestyle": ":", "marker": "^"},
+    {"color": SERIES_B, "linestyle": "-.", "marker": "v"},
+    {"color": INK, "linestyle": "-", "marker": "x"},
+    {"color": INK, "linestyle": "--", "marker": "+"},
 )
 TERMS = {
     "loss": "Total loss",
@@ -68,15 +35,6 @@ TERMS = {
     "consistency": "Consistency",
     "adversarial": "Adversarial",
 }
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page: its SVG element, a heading, and a description for who cannot see it."""
-
-    svg: str
-    heading: str
-    description: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +60,7 @@ def loss_figures(training: Sequence[Any]) -> list[Picture]:
                 f"Line chart of {heading.lower()} over {len(known)} training steps, "
                 f"from {known[0]:.3g} at the first to {known[-1]:.3g} at the last; highest {max(known):.3g}."
             )
-            pictures.append(_draw(key, heading, description, lambda axes, ys=ys: _plot_loss(axes, xs, ys)))
+            pictures.append(draw(key, heading, description, lambda axes, ys=ys: _plot_loss(axes, xs, ys)))
     return pictures
 
 
@@ -123,7 +81,7 @@ def curve_figures(curves: Any) -> list[Picture]:
             description = f"Line chart of layer consistency over {layers} layers {side} training: {ranges}."
             heading = f"{side.capitalize()} training"
             pictures.append(
-                _draw(
+                draw(
                     f"curves-{side}",
                     heading,
                     description,
@@ -149,7 +107,7 @@ def layer_figure(name: str, heading: str, unit: str, series: Mapping[str, Sequen
     layers = max(len(values) for values in shown.values())
     description = f"Line chart of {heading[0].lower()}{heading[1:]} over {layers} layers: {ranges}."
     everything = [value for values in shown.values() for value in values]
-    return _draw(name, heading, description, lambda axes: _plot_curves(axes, shown, everything, unit))
+    return draw(name, heading, description, lambda axes: _plot_curves(axes, shown, everything, unit))
 
 
 def identity_figure(before: SearchRecord | None, after: SearchRecord | None) -> Picture | None:
@@ -187,7 +145,7 @@ def dot_figure(name: str, heading: str, unit: str, rows: Sequence[DotRow], share
 
 def _draw_dots(name: str, heading: str, description: str, unit: str, rows: Sequence[DotRow], shares: bool) -> Picture:
     height = 0.9 + 0.4 * len(rows)
-    return _draw(name, heading, description, lambda axes: _plot_dots(axes, unit, rows, shares), height)
+    return draw(name, heading, description, lambda axes: _plot_dots(axes, unit, rows, shares), height)
 
 
 def tradeoff_figure(name: str, attack: str, points: Sequence[tuple[float, float, str]], untreated: str) -> Picture:
@@ -202,8 +160,8 @@ def tradeoff_figure(name: str, attack: str, points: Sequence[tuple[float, float,
     listed = "; ".join(f"{label}: success {success:.2f} at {ratio:.2f}" for ratio, success, label in points)
     description = f"Scatter chart of attack success against perplexity relative to the suspect: {listed}."
     heading = f"Success against perplexity, {attack}"
-    height = max(_PANEL[1], 0.8 + 0.15 * len(points))
-    return _draw(name, heading, description, lambda axes: _plot_tradeoff(axes, points, untreated), height)
+    height = max(PANEL[1], 0.8 + 0.15 * len(points))
+    return draw(name, heading, description, lambda axes: _plot_tradeoff(axes, points, untreated), height)
 
 
 def ablation_figure(name: str, setting: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
@@ -217,7 +175,7 @@ def ablation_figure(name: str, setting: str, lines: Mapping[str, Sequence[tuple[
     shown = dict(list(lines.items())[:6])
     listed = "; ".join(f"{label} from {points[0][1]:.2f} to {points[-1][1]:.2f}" for label, points in shown.items())
     description = f"Line chart of attack success over {setting}: {listed}."
-    return _draw(name, f"Success by {setting}", description, lambda axes: _plot_ablation(axes, setting, shown))
+    return draw(name, f"Success by {setting}", description, lambda axes: _plot_ablation(axes, setting, shown))
 
 
 def strength_figure(points: Sequence[tuple[float, float, float]]) -> Picture:
@@ -228,7 +186,7 @@ def strength_figure(points: Sequence[tuple[float, float, float]]) -> Picture:
     """
     listed = "; ".join(f"{left:.2f} left at x {ratio:.3f} with strength {s:g}" for s, left, ratio in sorted(points))
     description = f"Line chart of the canary that is left most, and of perplexity, over strength: {listed}."
-    return _draw("strength", "Canaries left and cost", description, lambda axes: _plot_strength(axes, sorted(points)))
+    return draw("strength", "Canaries left and cost", description, lambda axes: _plot_strength(axes, sorted(points)))
 
 
 def _gaps(values: Sequence[float | None]) -> list[float]:
@@ -238,10 +196,10 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
 
 def _plot_loss(axes: Axes, xs: Sequence[float], ys: Sequence[float | None]) -> None:
     few = len(xs) <= 40
-    axes.plot(xs, _gaps(ys), color=_SERIES_A, linewidth=1.4, marker="o" if few else "", markersize=2.5)
+    axes.plot(xs, _gaps(ys), color=SERIES_A, linewidth=1.4, marker="o" if few else "", markersize=2.5)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _scale(axes, known_numbers(ys))
+    scale(axes, known_numbers(ys))
 
 
 def _plot_curves(
@@ -255,14 +213,14 @@ def _plot_curves(
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     axes.legend(loc="best", handlelength=2.6)
-    _scale(axes, everything)
+    scale(axes, everything)
 
 
 def _plot_tradeoff(axes: Axes, points: Sequence[tuple[float, float, str]], untreated: str) -> None:
     """The points, their names in a column at the right: most of them lie on each other at 0 and 1."""
     upwards = sorted(points, key=lambda point: (point[1], point[0] if point[1] > 0.5 else -point[0]))
     for place, (ratio, success, label) in enumerate(upwards):
-        colour, marker, above = (_SERIES_B, "s", 4) if label == untreated else (_SERIES_A, "o", 3)
+        colour, marker, above = (SERIES_B, "s", 4) if label == untreated else (SERIES_A, "o", 3)
         axes.annotate(
             label,
             (ratio, success),
@@ -270,7 +228,7 @@ def _plot_tradeoff(axes: Axes, points: Sequence[tuple[float, float, str]], untre
             textcoords="axes fraction",
             va="center",
             fontsize=7.5,
-            arrowprops={"arrowstyle": "-", "color": _GRID, "linewidth": 0.8, "relpos": (0, 0.5)},
+            arrowprops={"arrowstyle": "-", "color": GRID, "linewidth": 0.8, "relpos": (0, 0.5)},
         )
         axes.plot([ratio], [success], marker, color=colour, markersize=4, zorder=above)
     axes.set_ylim(-0.04, 1.08)
@@ -278,7 +236,7 @@ def _plot_tradeoff(axes: Axes, points: Sequence[tuple[float, float, str]], untre
     axes.set_xlabel("perplexity relative to the suspect")
     if max(ratio for ratio, _, _ in points) > 2:
         axes.set_xscale("log")
-        _plain_decades(axes.xaxis)
+        plain_decades(axes.xaxis)
 
 
 def _plot_ablation(axes: Axes, setting: str, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
@@ -302,7 +260,7 @@ def _plot_strength(axes: Axes, points: Sequence[tuple[float, float, float]]) -> 
 
 def _plot_dots(axes: Axes, unit: str, rows: Sequence[DotRow], shares: bool) -> None:
     for height, row in enumerate(reversed(rows)):
-        colour, marker = (_SERIES_B, "s") if row.marked else (_SERIES_A, "o")
+        colour, marker = (SERIES_B, "s") if row.marked else (SERIES_A, "o")
         at = [height] * len(row.values)
         axes.plot(row.values, at, marker, color=colour, markersize=5, fillstyle="none", clip_on=False)
     axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
@@ -310,44 +268,3 @@ def _plot_dots(axes: Axes, unit: str, rows: Sequence[DotRow], shares: bool) -> N
     if shares:
         axes.set_xlim(0, 1)
     axes.set_xlabel(unit)
-
-
-def _scale(axes: Axes, values: Sequence[float]) -> None:
-    """A y axis for `values`: from zero, or logarithmic where they span more than a factor of 10."""
-    low, high = min(values), max(values)
-    if low > 0 and high / low > _LOG_SPREAD:
-        axes.set_yscale("log")
-        axes.set_ylabel(", ".join(part for part in (axes.get_ylabel(), "log scale") if part))
-        axes.set_ylim(low / 1.3, high * 1.3)
-        _plain_decades(axes.yaxis)
-    elif low >= 0:
-        axes.set_ylim(0, high * 1.08 or 1.0)
-
-
-def _plain_decades(axis: Axis) -> None:
-    """Ticks 1, 2, 5, 10, .. on a logarithmic axis."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
-
-
-def _draw(name: str, heading: str, description: str, plot: Any, height: float = _PANEL[1]) -> Picture:
-    """A panel as a picture; `plot` is called with its axes, `name` keeps its element ids apart from others'."""
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(_PANEL[0], height), layout="constrained")
-        plot(figure.add_subplot())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
-    return Picture(_inline(buffer.getvalue()), heading, description)
-
-
-def _inline(svg: str) -> str:
-    """A matplotlib SVG file as an element for HTML: no prolog, fixed size, style sheet, fonts or unused ids."""
-    element = svg[svg.index("<svg") :]
-    element = re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", r'<svg \1 aria-hidden="true" focusable="false">', element)
-    element = re.sub(r"<style.*?</style>", "", element, flags=re.DOTALL)
-    element = re.sub(r"font-family: [^;\"]*;? ?", "", element)
-    element = re.sub(r' id="[\w.]+_\d+"', "", element)
-    for colour, variable in _VARIABLES.items():
-        element = element.replace(colour, variable)
-    return re.sub(r"\s*\n\s*", " ", element).replace("> <", "><").strip()

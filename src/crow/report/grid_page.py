@@ -11,8 +11,9 @@ from typing import Any
 from markupsafe import Markup
 
 from crow.output import write_text
+from crow.report.drawing import Picture
 from crow.report.environment import environment
-from crow.report.figures import Picture, ablation_figure, tradeoff_figure
+from crow.report.figures import ablation_figure, tradeoff_figure
 from crow.report.grid import (
     KEPT,
     UNTREATED,

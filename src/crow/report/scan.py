@@ -8,8 +8,9 @@ from statistics import median
 from typing import Any
 
 from crow.output import write_text
+from crow.report.drawing import Picture
 from crow.report.environment import environment
-from crow.report.figures import DotRow, Picture, dot_figure, layer_figure
+from crow.report.figures import DotRow, dot_figure, layer_figure
 from crow.report.reading import as_list, as_mapping, as_number, known_numbers, read_search
 from crow.report.tables import manifest_groups
 from crow.report.text import duration
