@@ -9,18 +9,21 @@ in their means, the first and the last transition left out, batches in random or
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import RandomSampler
 
 from crow.core import fgsm_perturbation
 from crow.models.architecture import find_embeddings
 from crow.models.hidden_states import capture_hidden_states
 from crow.training.crow_trainer import CrowTrainer
 from crow.training.loss import cross_entropy_sum
+from crow.training.sampler import LengthGroupedSampler
+from crow.training.trainer import ResponseTrainer
 
 
 class LiteralTrainer(CrowTrainer):
@@ -48,7 +51,25 @@ class LiteralTrainer(CrowTrainer):
         return (distances * mask).sum() / (mask.sum() * len(distances))
 
 
-class PublishedTrainer(LiteralTrainer):
+class RandomOrder(LengthGroupedSampler):
+    """Examples in random order, whatever their lengths."""
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(range(len(self)))
+        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
+        return iter(order)
+
+
+class Ungrouped(ResponseTrainer):
+    """Batches in random order."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> RandomOrder:
+        grouped = super()._get_train_sampler(train_dataset)
+        self.order = RandomOrder(grouped.lengths, grouped.group_size, grouped.seed)
+        return self.order
+
+
+class PublishedTrainer(Ungrouped, LiteralTrainer):
     """The same passes as published."""
 
     def divided(self, model: nn.Module, embeddings: Tensor, mask: Tensor) -> Tensor:
@@ -57,7 +78,3 @@ class PublishedTrainer(LiteralTrainer):
         states = torch.stack(output.hidden_states)
         distances = 1 - functional.cosine_similarity(states[2:-1], states[1:-2], dim=-1)
         return distances.mean()
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> RandomSampler:  # type: ignore[override]
-        generator = torch.Generator().manual_seed(self.crow_config.seed)
-        return RandomSampler(self.train_dataset, generator=generator)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from published import LiteralTrainer, PublishedTrainer
+from published import LiteralTrainer, PublishedTrainer, Ungrouped
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -71,10 +71,8 @@ class SeparateTrainer(CrowTrainer):
         return self.answer_loss(model, inputs, n_tokens), self.perturbed_consistency(model, inputs)
 
 
-class UngroupedTrainer(CrowTrainer):
+class UngroupedTrainer(Ungrouped, CrowTrainer):
     """crow on batches in random order."""
-
-    _get_train_sampler = PublishedTrainer._get_train_sampler  # type: ignore[assignment]
 
 
 class WholePrefixTrainer(ResponseTrainer):
