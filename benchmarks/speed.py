@@ -6,8 +6,9 @@
 
 One process, one model (SmolLM2-135M), the same examples, as many examples an optimizer step. Variants take turns, round
 after round; times are medians over all steps but the first of each turn. Memory is what a step's operations had
-allocated at most, as the dispatcher counts it, and the weights. `share of peak`: the step's floating-point operations
-over what a large matrix product on the same machine would have done in the time, measured before each turn.
+allocated at most, as the dispatcher counts it, and the weights. `share of peak`: the floating-point operations of a
+turn's steps, on average, over what a large matrix product on the same machine would have done in the median time,
+measured before each turn.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Variant:
     config: CrowConfig
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
-    operations: int = 0
+    operations: float = 0
     losses: list[float] = field(default_factory=list)
 
     @property
@@ -148,7 +149,7 @@ def turn(variant: Variant, items: Sequence[Encoded], counted: bool) -> None:
         if counted:
             with Counter() as counter:
                 trainer.run()
-            variant.peak, variant.operations = counter.peak, counter.operations
+            variant.peak, variant.operations = counter.peak, counter.operations / len(trainer.terms)
             variant.peak += sum(size_of(parameter) for parameter in lm.model.parameters())
         else:
             trainer.run()
@@ -167,7 +168,7 @@ def measure(chosen: dict[str, Variant], items: Sequence[Encoded], rounds: int, s
     for number in range(rounds):
         for name, variant in chosen.items():
             if not number:
-                turn(variant, spread[:STEP], counted=True)
+                turn(variant, spread, counted=True)
             rates.append(multiplication_rate(CPU, torch.float32))
             turn(variant, spread, counted=False)
             print(f"round {number + 1}: {name}: {variant.median:.2f} s a step", flush=True)
