@@ -235,7 +235,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         lm = adapted()
         if checkpointing:
             lm.model.enable_input_require_grads()  # type: ignore[operator]
-            lm.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+            lm.model.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         enemy = adversary(lm)
         lm.model.train()
         enemy.loss(0).backward()

@@ -101,7 +101,7 @@ def test_gradient_checkpointing_gives_the_same_states_and_gradients(use_reentran
     results = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
             model.enable_input_require_grads()
         model.zero_grad()
         with capture_hidden_states(model) as captured:

@@ -30,7 +30,7 @@ def gradients(trainer: CrowTrainer) -> dict[str, torch.Tensor]:
 def test_two_passes_give_what_the_equations_give_in_three(family: str, checkpointing: bool, tmp_path: Path) -> None:
     lm = make_trainable(pico_language_model(family), CROW)
     if checkpointing:
-        lm.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.model.activation_checkpointing_enable({"use_reentrant": False})
     lm.model.train()
     for module in lm.model.modules():  # passes would drop different units
         if isinstance(module, torch.nn.Dropout):

@@ -119,6 +119,8 @@ class ResponseTrainer(Trainer):
             "warmup_steps": config.warmup_ratio,
             "weight_decay": config.weight_decay,
             "max_grad_norm": config.max_grad_norm,
+            "activation_checkpointing": config.gradient_checkpointing,
+            "activation_checkpointing_kwargs": {"use_reentrant": False},
             "seed": config.seed,
             "data_seed": config.seed,
             "logging_steps": 1,
@@ -131,8 +133,6 @@ class ResponseTrainer(Trainer):
             "use_cpu": lm.device.type == "cpu",
             **arguments,
         }
-        if config.gradient_checkpointing:  # a renamed setting: passed only where it is needed
-            settings |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
         args = TrainingArguments(**settings)
         if args.n_gpu > 1:
             args._n_gpu = 1  # copies of the model would not be those that are watched and perturbed
