@@ -9,8 +9,6 @@ in their means, the first and the last transition left out, batches in random or
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -51,22 +49,13 @@ class LiteralTrainer(CrowTrainer):
         return (distances * mask).sum() / (mask.sum() * len(distances))
 
 
-class RandomOrder(LengthGroupedSampler):
-    """Examples in random order, whatever their lengths."""
-
-    def __iter__(self) -> Iterator[int]:
-        order = list(range(len(self)))
-        random.Random(f"{self.seed}/{self.epoch}").shuffle(order)
-        return iter(order)
-
-
 class Ungrouped(ResponseTrainer):
     """Batches in random order."""
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> RandomOrder:
-        grouped = super()._get_train_sampler(train_dataset)
-        self.order = RandomOrder(grouped.lengths, grouped.group_size, grouped.seed)
-        return self.order
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
+        order = super()._get_train_sampler(train_dataset)
+        order.group_size = 1  # groups of one are shuffled as any examples are, whatever their lengths
+        return order
 
 
 class PublishedTrainer(Ungrouped, LiteralTrainer):

@@ -3,12 +3,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from crow.data.encoding import encode_all
+from crow.data.encoding import Encoded, encode_all
 from crow.records import Example
+from crow.training.adapter import make_trainable
 from tests.benchmark.scripts import loaded_script
 from tests.pico import pico_language_model
 
@@ -39,9 +41,12 @@ def test_every_variant_is_timed_and_counted_and_the_literal_passes_have_crows_lo
     assert chosen["a published loop"].losses != pytest.approx(chosen["b the same, masks right"].losses, rel=1e-3)
 
 
-def test_the_published_order_is_random_whatever_the_lengths_and_another_in_each_epoch() -> None:
-    with scripts() as (published, _):
-        order = published.RandomOrder(list(range(64)), 8, 0)
+def test_the_published_order_is_random_whatever_the_lengths_and_another_in_each_epoch(tmp_path: Path) -> None:
+    lm = pico_language_model()
+    items = [Encoded((1,), (1,) * (1 + extra), 0, 1) for extra in range(64)]
+    with scripts() as (published, speed):
+        ready = make_trainable(lm, speed.OURS)
+        order = published.PublishedTrainer(ready, items, speed.OURS, tmp_path)._get_train_sampler()
         first = list(order)
         order.set_epoch(1)
         second = list(order)
