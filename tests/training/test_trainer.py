@@ -174,7 +174,7 @@ def test_consistency_is_taken_at_the_fgsm_point(tmp_path: Path) -> None:
     trainer.epsilon = 0.0
     torch.testing.assert_close(trainer.perturbed_consistency(lm.model, batch).detach(), clean)
     trainer.epsilon = 1e-3
-    assert float(trainer.perturbed_consistency(lm.model, batch)) > float(clean)
+    assert trainer.perturbed_consistency(lm.model, batch).item() > clean.item()
 
 
 class FakeAdversary:
