@@ -31,6 +31,7 @@ from variants import OURS, STEP, Variant, variants
 
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.benchmark.attack_data import own_data
+from crow.benchmark.figures import markdown
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.data.encoding import Encoded, encode_all
@@ -200,43 +201,37 @@ ASKED = (
 
 def asked_table(record: dict[str, Any]) -> str:
     """What was asked beside what was measured, what misses in bold."""
-    lines = ["| | wanted | measured |", "| --- " * 3 + "|"]
+    rows = [["", "wanted", "measured"]]
     for label, name, bound, wanted in ASKED:
         value = record.get(name)
         met = value is not None and (value <= wanted if bound == "at most" else value >= wanted)
         shown = "not measured" if value is None else f"{value:.2g}" if value < 0.01 else f"{value:.2f}"
-        lines.append(f"| {label} | {bound} {wanted:g} | {shown if met else f'**{shown}**'} |")
-    return "\n".join(lines)
+        rows.append([label, f"{bound} {wanted:g}", shown if met else f"**{shown}**"])
+    return markdown(rows)
 
 
 def steps_table(record: dict[str, Any]) -> str:
     """What each way to train costs a step, beside plain finetuning."""
     base = record["variants"]["c plain finetuning"]
-    lines = ["| | seconds a step (range) | tokens/s | time / c | memory / c | of a large product's rate |"]
-    lines.append("| --- " * 6 + "|")
+    rows = [["", "seconds a step (range)", "tokens/s", "time / c", "memory / c", "of a large product's rate"]]
     for name, each in record["variants"].items():
-        seconds = each["seconds_a_step"]
-        row = [
-            name,
-            f"{seconds:.1f} ({each['fastest']:.1f} to {each['slowest']:.1f})",
-            f"{each['tokens_a_second']:.0f}",
-        ]
-        row += [f"{each[key] / base[key]:.2f}" for key in ("seconds_a_step", "peak_bytes")]
-        lines.append(f"| {' | '.join([*row, format(each['share_of_peak'], '.2f')])} |")
-    return "\n".join(lines)
+        seconds = f"{each['seconds_a_step']:.1f} ({each['fastest']:.1f} to {each['slowest']:.1f})"
+        beside = [f"{each[key] / base[key]:.2f}" for key in ("seconds_a_step", "peak_bytes")]
+        rows.append([name, seconds, f"{each['tokens_a_second']:.0f}", *beside, f"{each['share_of_peak']:.2f}"])
+    return markdown(rows)
 
 
 def floor_table(record: dict[str, Any]) -> str:
     """What each way's arithmetic would take at the rate of a large matrix product."""
     rate = record["matmul_gflops"]
-    lines = [f"| | GFLOP a step | at {rate:.0f} GFLOP/s | measured | over the floor |", "| --- " * 5 + "|"]
+    rows = [["", "GFLOP a step", f"at {rate:.0f} GFLOP/s", "measured", "over the floor"]]
     for name, each in record["variants"].items():
         if "bfloat16" in name:
             continue  # which has a rate of its own
         operations, seconds = each["operations_a_step"] / 1e9, each["seconds_a_step"]
-        row = [name, f"{operations:.0f}", f"{operations / rate:.1f} s", f"{seconds:.1f} s"]
-        lines.append(f"| {' | '.join(row)} | x {seconds * rate / operations:.2f} |")
-    return "\n".join(lines)
+        floor = operations / rate
+        rows.append([name, f"{operations:.0f}", f"{floor:.1f} s", f"{seconds:.1f} s", f"x {seconds / floor:.2f}"])
+    return markdown(rows)
 
 
 TABLES = {"asked": asked_table, "steps": steps_table, "floor": floor_table}
