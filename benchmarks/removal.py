@@ -31,7 +31,7 @@ from crow.attacks.poisoning import Attack
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.benchmark.attack_data import AttackData, public_data
-from crow.benchmark.figures import search_figures, shown_rate, shown_search
+from crow.benchmark.figures import markdown, search_figures, shown_rate, shown_search
 from crow.benchmark.locks import cell_lock
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
@@ -194,18 +194,17 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def table() -> str:
     """All records as a Markdown table; of the cells without one, the default's rows, which say so."""
     base = read_record(RESULTS / "none.whole.none.0.json")
-    lines = [
-        "| backdoor | handed over | treatment | triggered before | after | clean before | after | "
-        "perplexity / suspect | / base | search | minutes | measured |",
-        "| --- " * 12 + "|",
-    ]
+    head = (
+        "backdoor, handed over, treatment, triggered before, after, clean before, after, perplexity / suspect, / base"
+    )
+    rows = [[*head.split(", "), "search", "minutes", "measured"]]
     for cell in cells():
         record = read_record(RESULTS / f"{cell.name}.json")
         treatment = cell.treatment + (f", seed {cell.seed}" if cell.seed else "")
         row = [cell.attack, cell.handed, treatment]
         if record is None:
             if cell.treatment == "default" and not cell.seed:
-                lines.append(f"| {' | '.join(row)} | not measured yet{' |' * 9}")
+                rows.append([*row, "not measured yet"])
             continue
         before = read_record(untreated_path(cell.attack, record["manifest"]["model"]))
         value = record["measured"]["perplexity"]["value"]
@@ -213,8 +212,8 @@ def table() -> str:
         minutes = sum(record.get("purification_seconds", {}).values()) / 60
         row += [ratio(value, before), ratio(value, base), shown_search(record.get("search")), f"{minutes:.1f}"]
         row.append(record["manifest"]["created"][:10])
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append(row)
+    return markdown(rows)
 
 
 def summary() -> str:
@@ -222,11 +221,10 @@ def summary() -> str:
     columns = [("merged", "default"), ("continued", "default")]
     columns += [("merged", name) for name in treatments() if name != "default"]
     heads = [name if handed == "merged" else f"{name}, adapter continued" for handed, name in columns]
-    lines = [f"| backdoor | {' | '.join(heads)} |", "| --- " * (1 + len(columns)) + "|"]
+    rows = [["backdoor", *heads]]
     for task, trigger in ATTACKS:
-        row = [left(Cell(f"{task}-{trigger}", handed, name)) for handed, name in columns]
-        lines.append(f"| {task}-{trigger} | {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append([f"{task}-{trigger}", *(left(Cell(f"{task}-{trigger}", handed, name)) for handed, name in columns)])
+    return markdown(rows)
 
 
 def left(cell: Cell) -> str:
