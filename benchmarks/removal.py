@@ -194,10 +194,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def table() -> str:
     """All records as a Markdown table; of the cells without one, the default's rows, which say so."""
     base = read_record(RESULTS / "none.whole.none.0.json")
-    head = (
-        "backdoor, handed over, treatment, triggered before, after, clean before, after, perplexity / suspect, / base"
-    )
-    rows = [[*head.split(", "), "search", "minutes", "measured"]]
+    rows = [["backdoor", "handed over", "treatment", "triggered before", "after", "clean before", "after"]]
+    rows[0] += ["perplexity / suspect", "/ base", "search", "minutes", "measured"]
     for cell in cells():
         record = read_record(RESULTS / f"{cell.name}.json")
         treatment = cell.treatment + (f", seed {cell.seed}" if cell.seed else "")
