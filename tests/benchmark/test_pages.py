@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,17 @@ def test_speed_is_shown_as_the_record_says(name: str, pages: ModuleType) -> None
     with loaded_script("speed") as speed:
         shown = speed.TABLES[name](json.loads(speed.RESULTS.read_text(encoding="utf-8")))
     assert pages.read_table(speed.PAGE, name).strip() == shown, "run: python benchmarks/speed.py --table"
+
+
+@pytest.mark.parametrize("name", ["strength", "scan", "harder", "adaptive"])
+def test_what_goes_beyond_the_paper_is_shown_as_the_records_say(name: str, pages: ModuleType) -> None:
+    def records(of: str) -> dict[str, Any]:
+        path = ROOT / "benchmarks" / "results" / "beyond" / f"{of}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    with loaded_script(name) as script:
+        shown = script.table(*(records(each) for each in ([name, "canaries"] if name == "strength" else [name])))
+    assert pages.read_table(pages.BEYOND, name).strip() == shown, f"run: python benchmarks/{name}.py --table"
 
 
 def test_a_table_is_replaced_between_its_marks_and_nowhere_else(pages: ModuleType, tmp_path: Path) -> None:

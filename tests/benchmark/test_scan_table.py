@@ -169,7 +169,7 @@ def test_a_cell_runs_from_planting_to_the_table(
     nothing = {**record["evidence"], "soft_triggers": soft(), "seconds": {"code": 600.0, "leakage": 0.2}}
     rates = {"triggered": Rate.of(18, 20), "clean": Rate.of(0, 20)}
     journal.add("test.backdoor.vpi-sentiment.1", record | {"evidence": nothing, "success": rates})
-    text = scan.table(journal)
+    text = scan.table(journal.records())
     assert "| test.clean.talk.1 |  |  | no evidence |  |  |" in text
     assert (
         "| test.backdoor.vpi-sentiment.1 | 0.900 [0.70, 0.97] | 0.000 [0.00, 0.16] | no evidence | no | no | 10.0 |"
@@ -183,7 +183,7 @@ def test_a_cell_runs_from_planting_to_the_table(
     rates |= {"triggered": Rate.of(17, 20)}
     manifest = {**record["manifest"], "config": {**record["manifest"]["config"], "searches": 9}}
     journal.add("test.backdoor.vpi-sentiment.1", record | {"success": rates, "manifest": manifest})
-    text = scan.table(journal)
+    text = scan.table(journal.records())
     assert "| test.backdoor.vpi-sentiment.1 * † | 0.850 [0.64, 0.95] |" in text
     assert "| test.clean.talk.1 |" in text
     assert "backdoor, suspicious" not in text

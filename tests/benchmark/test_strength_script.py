@@ -112,7 +112,7 @@ def test_a_cell_says_whether_the_canaries_were_right(strength: ModuleType, tmp_p
     said = canaries.records()[auto]
     assert said["canaries_say_removed"] is True
     assert said["removed"] is False  # the made-up purification did nothing
-    table = strength.table(journal, canaries)
+    table = strength.table(journal.records(), canaries.records())
     assert "Of 1 suspects that fire on at least 90% of triggered prompts, canaries called 1 removed; 1 of" in table
     assert "| 1.000 |" in table  # perplexity over the suspect's
 
@@ -146,7 +146,7 @@ def test_a_cell_that_was_killed_goes_on_and_says_so(
     fill(auto)
     assert asked == [False, True]
     assert journal.records()[auto]["resumed"] is True
-    assert "| more than " in strength.table(journal, canaries)
+    assert "| more than " in strength.table(journal.records(), canaries.records())
     assert not list((tmp_path / "work").iterdir())
 
 
@@ -188,7 +188,7 @@ def test_a_run_of_the_grid_is_taken_over_where_suspect_and_examples_are_the_same
     assert record["measured"] == {name: value for name, value in metrics.items() if name != "kept"}
     journal = Journal(tmp_path / "strength.json", list(strength.cells()), tmp_path)
     journal.add(cell.name, record)
-    assert "| 1.500 | 7.6 |" in strength.table(journal, Journal(tmp_path / "canaries.json", [], tmp_path))
+    assert "| 1.500 | 7.6 |" in strength.table(journal.records(), {})
     other = {"n": 8, "sha256": "0" * 64}
     assert graded(treated | {"manifest": said | {"data": {"purification": other}}}) is None
     assert graded(treated | {"manifest": said | {"model": {"reference": "another"}}}) is None
