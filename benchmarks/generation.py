@@ -24,6 +24,7 @@ import torch
 from crow.attacks.poisoning import poison
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.benchmark.attack_data import own_data
+from crow.benchmark.figures import markdown
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.data.encoding import encode
@@ -111,12 +112,12 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(record, indent=2))
         return
-    print("| prompts | one at a time, prompts/s | ours, prompts/s | ratio | same verdicts |")
-    print("| --- " * 5 + "|")
+    rows = [["prompts", "one at a time, prompts/s", "ours, prompts/s", "ratio", "same verdicts"]]
     for name, part in found.items():
         rates = [1 / part[way] for way in ("one_at_a_time", "ours")]
         same = f"{part['same_verdicts']} of {part['n_one_at_a_time']}"
-        print(f"| {name} | {rates[0]:.2f} | {rates[1]:.2f} | {rates[1] / rates[0]:.1f} | {same} |")
+        rows.append([name, *(f"{rate:.2f}" for rate in rates), f"{rates[1] / rates[0]:.1f}", same])
+    print(markdown(rows))
 
 
 if __name__ == "__main__":

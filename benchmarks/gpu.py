@@ -33,6 +33,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from crow.benchmark.figures import markdown
 from crow.benchmark.portable import portable
 from crow.core.cosine import TokenCosine
 from crow.data.encoding import Encoded, encode_all
@@ -283,18 +284,17 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(record, indent=2))
         return
-    print(
-        "| shape | published, s (5 epochs) | crow, layers as they are | compiling | compiled | kept | published / crow "
-        "| share of peak | float32 gap | bfloat16 gap | 4 bits, GiB |"
-    )
-    print("| --- " * 11 + "|")
+    head = ["shape", "published, s (5 epochs)", "crow, layers as they are", "compiling", "compiled", "kept"]
+    head += ["published / crow", "share of peak", "float32 gap", "bfloat16 gap", "4 bits, GiB"]
+    rows = [head]
     for name in names:
         row = record[name]
         cells = [shown(row, key, "seconds_of_all_steps") for key in ("published", "crow_plain")]
         cells += [shown(row, key, "seconds") for key in ("crow_compiling", "crow", "crow_kept")]
         cells += [shown(row, "ratio"), shown(row, "share_of_peak", digits=".2f")]
         cells += [shown(row, key, digits=".1e") for key in ("crow_gap", "crow_bfloat16_gap")]
-        print(f"| {' | '.join([name, *cells, shown(row, 'four_bits', 'peak_bytes', unit=2**30)])} |")
+        rows.append([name, *cells, shown(row, "four_bits", "peak_bytes", unit=2**30)])
+    print(markdown(rows))
 
 
 if __name__ == "__main__":
