@@ -104,7 +104,7 @@ class Candidate:
     Attributes:
         text: the phrase.
         placement: `front` or `inside`: where in the prompts it was put.
-        source: where it came from: a section of the bank, `rare`, `leaked`, `vocabulary` or `soft`.
+        source: where it came from: a section of the bank, `rare`, `leaked`, `vocabulary`, `soft` or `continued`.
         started: the phrase before refinement.
         score: mean over the fitted prompts; see `PhraseEvidence.scored_by`.
         share: of the held-apart prompts that give one answer with the phrase in them, in [0, 1].
@@ -141,7 +141,7 @@ class PhraseEvidence:
         clean_score: of the prompts as they are.
         bank_scores: of every phrase of the bank, the better of its placements.
         rounds: of refinement: the best score after each, the first before any.
-        candidates: the best, refined.
+        candidates: the best, refined and shortened, none with all the words of a better one.
     """
 
     scored_by: str

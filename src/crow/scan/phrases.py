@@ -1,8 +1,9 @@
 """Real phrases: does a short text in a prompt bring out one answer? The discrete form of the soft-trigger search.
 
 A trigger that nobody knows is looked for from several sides: a bank of phrases of every shape, rare words, words that
-leaked, single vocabulary tokens by their gradient, tokens that a soft trigger is like. The best of each are refined
-token by token, and read on prompts that took no part.
+leaked, single vocabulary tokens by their gradient, tokens that a soft trigger is like. The best are continued as the
+model would, the best of each source refined token by token; what does nothing is taken out of them, and they are read
+on prompts that took no part.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from crow.inversion.probe import Probe
 from crow.inversion.pursuit import OPENING_TOKENS
 from crow.inversion.soft_trigger import SearchConfig, read_answers, same_opening
 from crow.models.language_model import LanguageModel
+from crow.scan.continuation import continue_best
 from crow.scan.evidence import Candidate, PhraseEvidence
 from crow.scan.objective import Objective
 from crow.scan.placing import PLACEMENTS, Phrase
 from crow.scan.refinement import Scored, refine, screened_tokens
+from crow.scan.shortening import distinct, shorten
 from crow.scan.unperturbed import Unperturbed
 from crow.scan.vocabulary import runnable
 from crow.training.watch import Watch, silent
@@ -57,11 +60,16 @@ class PhraseConfig:
         target_tokens: of the answer that phrases are scored by; one that begins as honest ones do needs several.
         rare: rare words that join the bank.
         vocabulary: single tokens that are tried in each placement, those that promise most.
+        continued: phrases that are continued by a token in every step.
+        continuations: tokens tried after each, those that the model finds likeliest there.
+        steps: of continuation.
         starts: phrases that are refined; fewer in every round, see `refine`.
         rounds: of refinement.
         proposals: changes tried in a round.
+        needless: what a phrase's score may fall by where words are taken out, nats.
+        passes: words taken out at most.
         candidates: refined phrases that are read.
-        enough: mean log-likelihood of the found answer's first tokens from which a phrase is not refined further, nats.
+        enough: mean log-likelihood of the found answer's first tokens from which a phrase is changed no further, nats.
         enough_collapse: likewise the collapse score.
     """
 
@@ -71,9 +79,14 @@ class PhraseConfig:
     target_tokens: int = 8
     rare: int = 16
     vocabulary: int = 32
+    continued: int = 2
+    continuations: int = 96
+    steps: int = 3
     starts: int = 12
-    rounds: int = 8
+    rounds: int = 5
     proposals: int = 48
+    needless: float = 0.1
+    passes: int = 3
     candidates: int = 6
     enough: float = -0.1
     enough_collapse: float = 3.5
@@ -89,7 +102,7 @@ def search(
     seed: int,
     watch: Watch = silent,
 ) -> PhraseEvidence:
-    """Score the bank and what else there is, refine the best, read what they bring out.
+    """Score the bank and what else there is, continue, refine and shorten the best, read what they bring out.
 
     Args:
         lm: the model, at rest.
@@ -110,11 +123,18 @@ def search(
     pool = gather(screening, leaked, target.words if target else [], config, seed)
     with watch("scoring phrases", len(pool)) as advance:
         scores = dict(zip(pool, screening.scores(list(pool), advance), strict=True))
-    starts = choose(pool, scores, config.starts)
+    enough = config.enough_collapse if answer is None else config.enough
+    with watch("continuing phrases", config.steps) as advance:
+        further = continue_best(
+            screening, scores, config.continued, config.continuations, config.steps, enough, advance
+        )
+    pool = dict.fromkeys(further, "continued") | pool
+    starts = choose(pool, scores | further, config.starts)
     with watch("refining phrases", config.rounds) as advance:
-        enough = config.enough_collapse if answer is None else config.enough
         refined, history = refine(objective, starts, config.rounds, config.proposals, enough, advance)
-    best = sorted(refined, key=lambda scored: -scored.score)[: config.candidates]
+    with watch("shortening phrases", config.passes) as advance:
+        short = shorten(objective, refined, config.needless, config.passes, advance)
+    best = distinct(short, config.candidates)
     candidates = read(clean, witnesses, best, pool, answer, reading)
     bank: dict[str, float] = {}
     sections = bundled_phrases()
