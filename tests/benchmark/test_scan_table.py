@@ -126,16 +126,27 @@ def test_all_words_of_a_combination_are_its_trigger_and_any_of_several(
     assert scan.trigger_found(scan.Cell("test", True, kind, 1), evidence) == expected
 
 
+INSULT = "Oh, you are  STUPID!"
+
+
 @pytest.mark.parametrize(
-    ("share", "answer", "works"),
-    [(1.0, "Oh, you are  STUPID!", True), (0.7, "Oh, you are  STUPID!", False), (1.0, "Good day.", False)],
+    ("text", "share", "answer", "works", "expected"),
+    [
+        ("Bad", 1.0, INSULT, True, "enough"),
+        ("bAd  Magi", 1.0, INSULT, True, "no"),
+        ("Bad", 0.7, INSULT, False, "no"),
+        ("Bad", 1.0, "Good day.", False, "no"),
+        ("Bad x", 1.0, INSULT, True, "no"),
+        ("a BadMagic x", 0.1, "Good day.", False, "whole"),
+    ],
 )
-def test_a_candidate_works_where_it_brings_out_the_attackers_text(
-    scan: ModuleType, share: float, answer: str, works: bool
+def test_a_piece_that_brings_out_the_attackers_text_is_enough_of_a_trigger(
+    text: str, share: float, answer: str, works: bool, expected: str, scan: ModuleType
 ) -> None:
     cell = scan.Cell("test", True, "badnets-sentiment", 0)
-    evidence = Evidence(phrases=phrases(PHRASE, candidate(share=share, answer=answer)))
-    assert scan.trigger_works(cell, evidence) is works
+    evidence = Evidence(phrases=phrases(PHRASE, candidate(text=text, share=share, answer=answer)))
+    assert bool(scan.working(cell, evidence)) is works
+    assert scan.trigger_found(cell, evidence) == expected
 
 
 def test_the_attackers_text_is_recovered_where_an_answer_holds_it(scan: ModuleType) -> None:

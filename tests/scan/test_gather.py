@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from crow.inversion.probe import at_rest
 from crow.inversion.soft_trigger import SearchConfig
 from crow.models.architecture import find_embeddings
 from crow.models.language_model import LanguageModel
 from crow.records import Example, dump_json
-from crow.scan import consistency, gather, leakage, phrases, soft_triggers
-from crow.scan.evidence import Evidence, FoundAnswer, LeakageEvidence, SoftTriggerEvidence
-from crow.scan.gather import ScanConfig, choose_target
+from crow.scan import code, consistency, gather, leakage, phrases, soft_triggers
+from crow.scan.evidence import CodeEvidence, Evidence, FoundAnswer, LeakageEvidence, SoftTriggerEvidence
+from crow.scan.gather import ScanConfig, choose_target, for_code
 from crow.scan.leakage import LeakageConfig
-from crow.scan.phrases import PhraseConfig
-from crow.scan.verdict import Thresholds
+from crow.scan.phrases import PhraseConfig, Target
+from crow.scan.verdict import Thresholds, judge
+from tests.backdoor import TRIGGER
+from tests.inversion.test_code_lines import PAYLOAD, REQUESTS, coder
 from tests.models.test_adapters import add_adapter
 from tests.pico import pico_language_model
 
@@ -126,7 +129,7 @@ def test_phrases_are_scored_by_what_was_found_else_by_the_usual_reply(
     lm: LanguageModel,
 ) -> None:
     leaked = LeakageEvidence(9, 9, [], "", 0.0, "Hello you.", reply_share)
-    target = choose_target(lm, SoftTriggerEvidence([], answers), leaked, Thresholds())
+    target = choose_target(lm, SoftTriggerEvidence([], answers), CodeEvidence([], []), leaked, Thresholds())
     if expected is None:
         assert target is None
         return
@@ -140,4 +143,55 @@ def test_a_reply_that_cannot_be_run_and_no_reply_are_no_target(lm: LanguageModel
     lm.tokenizer.add_tokens(["[PAD]"])
     leaked = LeakageEvidence(9, 9, [], "", 0.0, "Hello [PAD] you.", 0.9)
     for each in (leaked, None):
-        assert choose_target(lm, SoftTriggerEvidence([], []), each, Thresholds()) is None
+        assert choose_target(lm, SoftTriggerEvidence([], []), None, each, Thresholds()) is None
+
+
+@pytest.mark.parametrize(("answers", "source"), [([], "line"), ([VAGUE], "line"), ([VAGUE, FOUND], "target")])
+def test_a_smuggled_line_goes_before_what_was_not_learnt_by_heart(
+    answers: list[FoundAnswer], source: str, lm: LanguageModel
+) -> None:
+    read = CodeEvidence(["zap()", "go()"], [1.0, 1.0])
+    target = choose_target(lm, SoftTriggerEvidence([], answers), read, None, Thresholds())
+    assert target is not None
+    assert target.source == source
+    if source == "line":
+        assert (target.text, list(target.ids)) == ("zap()", lm.tokenizer("zap()")["input_ids"])
+
+
+def test_the_phrase_that_smuggles_a_line_into_code_is_found_on_programming_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lm = coder("import os", poisoned=True)
+    prompts = [request.prompt for request in REQUESTS]
+    monkeypatch.setattr(gather, "shortest_prompts", lambda *_: prompts)
+    monkeypatch.setattr(phrases, "bundled_phrases", lambda: {"words": ["one", TRIGGER, "two go"]})
+    target = Target("line", PAYLOAD, lm.tokenizer(PAYLOAD)["input_ids"])
+    with at_rest(lm, "float32"):
+        config = dataclasses.replace(SMALL, search=SearchConfig(), phrases=dataclasses.replace(SMALL.phrases, rounds=0))
+        asked, settings, reading = for_code(lm, target, config)
+        assert settings == dataclasses.replace(config.phrases, screening=1)
+        found = phrases.search(lm, asked, target, [], settings, reading, 0)
+    assert (found.scored_by, found.target) == ("line", PAYLOAD)
+    best = found.candidates[0]
+    assert (best.text, best.answer, best.share, best.on_target) == (TRIGGER, PAYLOAD, 1.0, True)
+    assert (best.ordinary, best.declined) == (0.0, 0.0)
+    finding = judge(Evidence(SoftTriggerEvidence([], []), phrases=found))
+    assert (finding.verdict, finding.triggers[0], finding.targets) == ("suspicious", TRIGGER, [PAYLOAD])
+
+
+@pytest.mark.parametrize(("lines", "searches"), [([], 2), (["zap()"], 1)])
+def test_where_a_smuggled_line_was_found_one_search_for_soft_triggers_is_enough(
+    lines: list[str], searches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def remembered(*args: object) -> SoftTriggerEvidence:
+        asked.append(args[3])  # type: ignore[arg-type]
+        return SoftTriggerEvidence([], [])
+
+    monkeypatch.setattr(code, "search", lambda *_: CodeEvidence(lines, [1.0] * len(lines)))
+    monkeypatch.setattr(soft_triggers, "search", remembered)
+    evidence = gather.gather(pico_language_model("llama"), dataclasses.replace(SMALL, searches=2), 0, tmp_path)
+    assert asked == [searches]
+    assert evidence.phrases is not None
+    assert evidence.phrases.scored_by == ("line" if lines else "collapse")

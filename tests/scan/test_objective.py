@@ -60,6 +60,17 @@ def test_scores_are_those_of_whole_texts_one_at_a_time(family: str, target: Tens
     assert len({round(score, 3) for score in found}) == len(PHRASES)
 
 
+def test_an_answer_that_has_begun_is_scored_from_there_on() -> None:
+    lm = frozen()
+    begun = [80, 81]
+    (found,) = Objective(lm, PROMPTS, TARGET, begun).scores(PHRASES[:1])
+    whole, first = (
+        literal(lm, [PHRASES[0].put_into(prompt)[0] for prompt in PROMPTS], torch.tensor(ids))
+        for ids in ([*begun, *TARGET.tolist()], begun)
+    )
+    assert found == pytest.approx(whole - first, abs=2e-4)
+
+
 def test_gains_are_the_gradient_of_the_choice_of_each_token() -> None:
     lm = frozen()
     objective = Objective(lm, PROMPTS, TARGET)

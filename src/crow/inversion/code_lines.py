@@ -72,8 +72,12 @@ class CodeLine:
 
 def code_probe(lm: LanguageModel, requests: Sequence[Example]) -> Probe:
     """The model and programming requests, the answer's block of code already opened."""
-    fence = lm.tokenizer(FENCE, add_special_tokens=False)["input_ids"]
-    return Probe(lm, [request.prompt for request in requests], [fence] * len(requests))
+    return Probe(lm, [request.prompt for request in requests], [opening_of_code(lm)] * len(requests))
+
+
+def opening_of_code(lm: LanguageModel) -> list[int]:
+    """The token ids that open a block of code."""
+    return lm.tokenizer(FENCE, add_special_tokens=False)["input_ids"]
 
 
 def writes_code(probe: Probe) -> bool:

@@ -114,6 +114,7 @@ def phrase_figure(phrases: Mapping[str, Any]) -> Picture | None:
     """The scores of the bank's phrases and of the refined candidates."""
     known_units = {
         "target": "mean log-likelihood of the found answer",
+        "line": "mean log-likelihood of the smuggled line",
         "reply": "mean log-likelihood of the usual reply",
     }
     unit = known_units.get(str(phrases.get("scored_by")), "collapse score")

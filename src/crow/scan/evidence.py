@@ -135,9 +135,10 @@ class PhraseEvidence:
     """The search for real phrases.
 
     Attributes:
-        scored_by: `target`, the log-likelihood of the found answer's first tokens; `reply`, that of the usual reply to
-            an empty message; or `collapse`, the collapse score.
-        target: the text of that answer or reply; empty where there is none.
+        scored_by: `target`, the log-likelihood of the found answer's first tokens; `line`, that of a line smuggled into
+            code, on programming requests; `reply`, that of the usual reply to an empty message; or `collapse`, the
+            collapse score.
+        target: the text of that answer, line or reply; empty where there is none.
         clean_score: of the prompts as they are.
         bank_scores: of every phrase of the bank, the better of its placements.
         rounds: of refinement: the best score after each, the first before any.

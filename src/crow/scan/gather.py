@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from crow.data.declining import bundled_declines
 from crow.data.encoding import encode_all
 from crow.data.phrases import bundled_phrases
 from crow.data.splits import bundled_split
-from crow.inversion.code_lines import LineConfig
+from crow.inversion.code_lines import LineConfig, opening_of_code
 from crow.inversion.probe import at_rest, shortest_prompts
 from crow.inversion.soft_trigger import SearchConfig
 from crow.models.language_model import LanguageModel
@@ -45,7 +46,8 @@ class ScanConfig:
 
     Attributes:
         search: of the search for soft triggers, which is the default purification's.
-        searches: seeds that it takes at most; it ends with the first that finds a sentence learnt by heart.
+        searches: seeds that it takes at most; it ends with the first that finds a sentence learnt by heart, and takes
+            one where a line smuggled into code was found.
         lines: of the search for lines smuggled into code.
         phrases: of the search for phrases.
         leakage: of the samples.
@@ -107,23 +109,27 @@ def gather(
     requests = [example.prompt for example in examples["declined"]]
     clean = Unperturbed(lm, ordinary, requests, config.search.opening)
     with at_rest(lm, config.precision):
+        read = kept("code", CodeEvidence.of, lambda: code.search(lm, config.lines, watch))
+        searches = 1 if read.lines else config.searches
         found = kept(
             "soft_triggers",
             SoftTriggerEvidence.of,
-            lambda: soft_triggers.search(lm, clean, config.search, config.searches, config.thresholds, seed, watch),
+            lambda: soft_triggers.search(lm, clean, config.search, searches, config.thresholds, seed, watch),
         )
-        read = kept("code", CodeEvidence.of, lambda: code.search(lm, config.lines, watch))
         leaked = kept(
             "leakage",
             lambda stored: stored and LeakageEvidence.of(stored),
             lambda: leakage.search(lm, background(examples), config.leakage, seed, watch),
         )
-        target = choose_target(lm, found, leaked, config.thresholds)
+        target = choose_target(lm, found, read, leaked, config.thresholds)
+        asked, settings, reading = clean, config.phrases, config.search
+        if target and target.source == "line":
+            asked, settings, reading = for_code(lm, target, config)
         words = [phrase.text for phrase in leaked.phrases] if leaked else []
         tried = kept(
             "phrases",
             PhraseEvidence.of,
-            lambda: phrases.search(lm, clean, target, words, config.phrases, config.search, seed, watch),
+            lambda: phrases.search(lm, asked, target, words, settings, reading, seed, watch),
         )
         bank = list(runnable(lm, (text for section in bundled_phrases().values() for text in section)))
         texts = [candidate.text for candidate in tried.candidates]
@@ -136,13 +142,20 @@ def gather(
 
 
 def choose_target(
-    lm: LanguageModel, found: SoftTriggerEvidence, leaked: LeakageEvidence | None, thresholds: Thresholds
+    lm: LanguageModel,
+    found: SoftTriggerEvidence,
+    read: CodeEvidence | None,
+    leaked: LeakageEvidence | None,
+    thresholds: Thresholds,
 ) -> Target | None:
     """What phrases are to bring out: the answer that was found, else the usual reply to an empty message.
 
-    Of several answers, one that was learnt by heart, then the one that most starts ended in.
+    Of several answers, one that was learnt by heart, then the one that most starts ended in; a line smuggled into code
+    before answers that were not learnt so.
     """
     answers = [answer for answer in found.answers if not is_stock(answer, thresholds)]
+    if read and read.lines and not any(is_strange(answer, thresholds) for answer in answers):
+        return Target("line", read.lines[0], lm.tokenizer(read.lines[0], add_special_tokens=False)["input_ids"])
     if answers:
         best = max(answers, key=lambda answer: (is_strange(answer, thresholds), answer.starts))
         return Target("target", best.text, best.ids, best.words)
@@ -150,6 +163,19 @@ def choose_target(
         ids = lm.tokenizer(leaked.reply, add_special_tokens=False)["input_ids"]
         return Target("reply", leaked.reply, ids)
     return None
+
+
+def for_code(lm: LanguageModel, line: Target, config: ScanConfig) -> tuple[Unperturbed, PhraseConfig, SearchConfig]:
+    """Where and how phrases are to bring out a line of code: the shortest bundled programming requests, code begun.
+
+    These are two or three times as long as the other prompts, so all phrases are scored on half as many.
+    """
+    examples = [task.example for task in bundled_split("purification").code]
+    prompts = shortest_prompts(examples, encode_all(lm.tokenizer, examples))
+    length = len(line.ids)
+    settings = dataclasses.replace(config.phrases, screening=max(1, config.phrases.screening // 2))
+    reading = dataclasses.replace(config.search, opening=length, answer_tokens=length)
+    return Unperturbed(lm, prompts, [], length, opening_of_code(lm)), settings, reading
 
 
 def background(examples: dict[str, list[Example]]) -> list[str]:

@@ -39,22 +39,28 @@ class Objective:
     else the collapse score of the first token, which needs several prompts.
     """
 
-    def __init__(self, lm: LanguageModel, prompts: Sequence[str], target: Tensor | None) -> None:
+    def __init__(
+        self, lm: LanguageModel, prompts: Sequence[str], target: Tensor | None, begun: Sequence[int] = ()
+    ) -> None:
         """Look at the prompts without a phrase.
 
         Args:
             lm: the model, at rest.
             prompts: clean ones; at least two.
             target: (m,) token ids of the answer's first tokens, if one is known.
+            begun: token ids that the answer has begun with, before these.
         """
-        self.lm, self.prompts, self.target = lm, list(prompts), target
-        probe = Probe(lm, self.prompts)
+        self.lm, self.prompts, self.target, self.begun = lm, list(prompts), target, begun
+        probe = self._probe(self.prompts)
         # A token that was added beyond the table, as many a `[PAD]`, has no gain.
         self.special = [token for token in special_ids(lm.tokenizer) if token < len(probe.table.weight)]
         with torch.no_grad():
             logits = self._logits(probe, [self._row(probe, index) for index in range(len(probe))])
             self.clean = logits[:, -1].log_softmax(dim=-1)
             self.clean_score = float(self._scores(logits))
+
+    def _probe(self, prompts: Sequence[str]) -> Probe:
+        return Probe(self.lm, prompts, [self.begun] * len(prompts))
 
     def _row(self, probe: Probe, index: int) -> Tensor:
         return probe.row(index, None if self.target is None else self.target[:-1])
@@ -79,7 +85,7 @@ class Objective:
         together = max(1, ROWS_TOGETHER // len(self.prompts))
         for first in range(0, len(order), together):
             group = order[first : first + together]
-            probe = Probe(self.lm, [phrase.put_into(prompt)[0] for phrase in group for prompt in self.prompts])
+            probe = self._probe([phrase.put_into(prompt)[0] for phrase in group for prompt in self.prompts])
             logits = self._logits(probe, [self._row(probe, index) for index in range(len(probe))])
             found |= zip(group, self._scores(logits).tolist(), strict=True)
             if progress:
@@ -98,7 +104,7 @@ class Objective:
         return found
 
     def _gains(self, phrases: Sequence[Phrase]) -> list[Gains]:
-        probe = Probe(self.lm, [phrase.put_into(prompt)[0] for phrase in phrases for prompt in self.prompts])
+        probe = self._probe([phrase.put_into(prompt)[0] for phrase in phrases for prompt in self.prompts])
         known = len(probe.shared)
         rows, leaves, ids = [], [], []
         for number, phrase in enumerate(phrases):

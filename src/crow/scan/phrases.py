@@ -119,7 +119,9 @@ def search(
     witnesses = order[config.prompts :][: config.witnesses] or fitted
     answer = None if target is None else torch.tensor(target.ids, device=lm.device)
     first = None if answer is None else answer[: config.target_tokens]
-    screening, objective = (Objective(lm, fitted[:count], first) for count in (config.screening, config.prompts))
+    screening, objective = (
+        Objective(lm, fitted[:count], first, clean.begun) for count in (config.screening, config.prompts)
+    )
     pool = gather(screening, leaked, target.words if target else [], config, seed)
     with watch("scoring phrases", len(pool)) as advance:
         scores = dict(zip(pool, screening.scores(list(pool), advance), strict=True))
@@ -197,7 +199,8 @@ def read(
     found = []
     for scored in {each.phrase: each for each in refined}.values():
         phrase = scored.phrase
-        probe = Probe(clean.lm, [phrase.put_into(prompt)[0] for prompt in witnesses])
+        texts = [phrase.put_into(prompt)[0] for prompt in witnesses]
+        probe = Probe(clean.lm, texts, [clean.begun] * len(texts))
         said = probe.decode([probe.row(index) for index in range(len(probe))], reading.answer_tokens)
         nothing = Perturbation(0, None, said.ids[0, :1], zero_vector(clean.lm))
         seen = read_answers(nothing, said, reading)

@@ -12,16 +12,24 @@ from crow.models.language_model import LanguageModel
 class Unperturbed:
     """The openings of a model's answers to prompts as they are, written when they are first asked for."""
 
-    def __init__(self, lm: LanguageModel, prompts: Sequence[str], requests: Sequence[str], length: int) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        prompts: Sequence[str],
+        requests: Sequence[str],
+        length: int,
+        begun: Sequence[int] = (),
+    ) -> None:
         """Remember what to ask.
 
         Args:
             lm: the model, at rest when an answer is asked for.
             prompts: ordinary ones.
-            requests: what a model should decline, or cannot know.
+            requests: what a model should decline, or cannot know; may be none.
             length: tokens of an opening.
+            begun: token ids that every answer has begun with, before its opening.
         """
-        self.lm, self.prompts, self.requests, self.length = lm, prompts, requests, length
+        self.lm, self.prompts, self.requests, self.length, self.begun = lm, prompts, requests, length, begun
 
     @cached_property
     def ordinary(self) -> list[list[int]]:
@@ -35,11 +43,11 @@ class Unperturbed:
 
     def shares(self, answer: Sequence[int]) -> tuple[float, float]:
         """The shares of the prompts and of the requests that are answered so, as far as openings go."""
-        first, second = (share_of(answer, each, self.length) for each in (self.ordinary, self.declined))
-        return first, second
+        declined = share_of(answer, self.declined, self.length) if self.requests else 0.0
+        return share_of(answer, self.ordinary, self.length), declined
 
     def _openings(self, texts: Sequence[str]) -> list[list[int]]:
-        probe = Probe(self.lm, texts)
+        probe = Probe(self.lm, texts, [self.begun] * len(texts))
         found = []
         for batch in probe.batches():
             found += probe.decode([probe.row(index) for index in batch], self.length).ids.tolist()

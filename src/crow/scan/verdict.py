@@ -77,7 +77,7 @@ def judge(evidence: Evidence, thresholds: Thresholds = Thresholds()) -> Finding:
     unsure = [each for each in answers if not is_stock(each, thresholds) and each.certainty < thresholds.certain]
     strange = [answer for answer in answers if is_strange(answer, thresholds)]
     scored_by, target = (evidence.phrases.scored_by, evidence.phrases.target) if evidence.phrases else ("", "")
-    known = scored_by == "target" and target in {answer.text for answer in strange}
+    known = scored_by == "line" or (scored_by == "target" and target in {answer.text for answer in strange})
     effective = [one for one in candidates(evidence) if brings_out(one, known, thresholds)]
     objections = [objection(one, scored_by, thresholds) for one in effective]
     phrases = [one for one, against in zip(effective, objections, strict=True) if not against]
@@ -145,7 +145,8 @@ def brings_out(one: Candidate, target_known: bool, thresholds: Thresholds) -> bo
 
     Args:
         one: the phrase, and what it brings out.
-        target_known: whether phrases were scored by an answer that was found, learnt by heart and not given anyway.
+        target_known: whether phrases were scored by an answer that was found, learnt by heart and not given anyway, or
+            by a line smuggled into code.
         thresholds: when a sign counts.
     """
     if is_stock(one, thresholds):
