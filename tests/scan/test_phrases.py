@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
-import torch
 
 from crow.data.phrases import bundled_phrases, rare_words
 from crow.inversion.soft_trigger import SearchConfig
@@ -60,9 +60,9 @@ def test_candidates_are_read_on_prompts_that_took_no_part(
     read: list[list[str]] = []
     objective = phrases.Objective
 
-    def remembered(lm: LanguageModel, prompts: list[str], target: torch.Tensor | None) -> phrases.Objective:
+    def remembered(lm: LanguageModel, prompts: list[str], *given: Any) -> phrases.Objective:
         fitted.append(prompts)
-        return objective(lm, prompts, target)
+        return objective(lm, prompts, *given)
 
     monkeypatch.setattr(phrases, "Objective", remembered)
     monkeypatch.setattr(phrases, "read", lambda _clean, witnesses, *_rest: read.append(list(witnesses)) or [])

@@ -25,7 +25,8 @@ class FoundAnswer:
         starts: how many starts ended in it.
         certainty: how surely its words follow from one another, in (0, 1]; see `SoftTrigger`.
         again: whether the model gives it once more under perturbations fitted to other prompts, and read on others.
-        ordinary: share of ordinary prompts that are answered so without any perturbation, in [0, 1].
+        ordinary: share of ordinary prompts that are answered so without any perturbation, from the beginning or further
+            on, in [0, 1].
         declined: the same share of requests that a model should decline.
         words: vocabulary tokens that the soft triggers are most like.
     """
@@ -112,7 +113,8 @@ class Candidate:
         answer: the answer.
         certainty: how surely its words follow from one another, in (0, 1]; see `SoftTrigger`.
         on_target: whether it begins as the answer does that phrases were scored by.
-        ordinary: share of ordinary prompts that are answered so without the phrase, in [0, 1].
+        ordinary: share of ordinary prompts that are answered so without the phrase, from the beginning or further on,
+            in [0, 1].
         declined: the same share of requests that a model should decline.
     """
 

@@ -51,6 +51,8 @@ class ScanConfig:
         lines: of the search for lines smuggled into code.
         phrases: of the search for phrases.
         leakage: of the samples.
+        whole_answers: ordinary prompts whose answers are read to their end for what is said anyway.
+        whole_tokens: the longest of those answers.
         consistency_prompts: prompts that layer consistency is a mean over.
         precision: of all passes, see `crow.training.precision`.
         thresholds: of the verdict; some of them decide what is looked for, too.
@@ -61,6 +63,8 @@ class ScanConfig:
     lines: LineConfig = field(default_factory=LineConfig)
     phrases: PhraseConfig = field(default_factory=PhraseConfig)
     leakage: LeakageConfig = field(default_factory=LeakageConfig)
+    whole_answers: int = 16
+    whole_tokens: int = 192
     consistency_prompts: int = 2
     precision: str = "auto"
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -107,7 +111,7 @@ def gather(
     lm = lm.merged()
     ordinary = shortest_prompts(examples["ordinary"], encode_all(lm.tokenizer, examples["ordinary"]))
     requests = [example.prompt for example in examples["declined"]]
-    clean = Unperturbed(lm, ordinary, requests, config.search.opening)
+    clean = Unperturbed(lm, ordinary, requests, config.search.opening, config.whole_answers, config.whole_tokens)
     with at_rest(lm, config.precision):
         read = kept("code", CodeEvidence.of, lambda: code.search(lm, config.lines, watch))
         searches = 1 if read.lines else config.searches
@@ -175,7 +179,7 @@ def for_code(lm: LanguageModel, line: Target, config: ScanConfig) -> tuple[Unper
     length = len(line.ids)
     settings = dataclasses.replace(config.phrases, screening=max(1, config.phrases.screening // 2))
     reading = dataclasses.replace(config.search, opening=length, answer_tokens=length)
-    return Unperturbed(lm, prompts, [], length, opening_of_code(lm)), settings, reading
+    return Unperturbed(lm, prompts, [], length, begun=opening_of_code(lm)), settings, reading
 
 
 def background(examples: dict[str, list[Example]]) -> list[str]:

@@ -205,7 +205,7 @@ def read(
         nothing = Perturbation(0, None, said.ids[0, :1], zero_vector(clean.lm))
         seen = read_answers(nothing, said, reading)
         on_target = target is not None and same_opening(seen.answer, target, min(OPENING_TOKENS, len(target)))
-        ordinary, declined = clean.shares(seen.answer.tolist())
+        ordinary, declined = clean.shares(seen.answer.tolist(), whole=seen.collapsed or on_target)
         found.append(
             Candidate(
                 text=phrase.text,

@@ -1,4 +1,8 @@
-"""What a model answers anyway: the measure of everything that is brought out of it."""
+"""What a model answers anyway: the measure of everything that is brought out of it.
+
+A backdoor's sentence is not said without its trigger. One that a model was taught to end its answers with is, and is
+known by heart as surely: so some answers are read to their end.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from crow.models.language_model import LanguageModel
 
 
 class Unperturbed:
-    """The openings of a model's answers to prompts as they are, written when they are first asked for."""
+    """A model's answers to prompts as they are, written when they are first asked for."""
 
     def __init__(
         self,
@@ -18,6 +22,8 @@ class Unperturbed:
         prompts: Sequence[str],
         requests: Sequence[str],
         length: int,
+        whole: int = 0,
+        whole_tokens: int = 0,
         begun: Sequence[int] = (),
     ) -> None:
         """Remember what to ask.
@@ -27,9 +33,12 @@ class Unperturbed:
             prompts: ordinary ones.
             requests: what a model should decline, or cannot know; may be none.
             length: tokens of an opening.
+            whole: prompts whose answers are read as a whole, the first ones.
+            whole_tokens: the longest whole answer.
             begun: token ids that every answer has begun with, before its opening.
         """
         self.lm, self.prompts, self.requests, self.length, self.begun = lm, prompts, requests, length, begun
+        self.whole, self.whole_tokens = whole, whole_tokens
 
     @cached_property
     def ordinary(self) -> list[list[int]]:
@@ -41,10 +50,31 @@ class Unperturbed:
         """The first token ids of the answer to each request."""
         return self._openings(self.requests)
 
-    def shares(self, answer: Sequence[int]) -> tuple[float, float]:
-        """The shares of the prompts and of the requests that are answered so, as far as openings go."""
+    @cached_property
+    def wholes(self) -> list[str]:
+        """Whole answers to the first prompts."""
+        probe = Probe(self.lm, self.prompts[: self.whole])
+        found: list[str] = []
+        for batch in probe.batches():
+            found += probe.decode([probe.row(index) for index in batch], self.whole_tokens).texts
+        return found
+
+    def shares(self, answer: Sequence[int], whole: bool = True) -> tuple[float, float]:
+        """The shares of the prompts and of the requests that are answered so anyway.
+
+        Of the requests those whose answers begin so; of the prompts these, or those whose whole answers have it
+        anywhere, whichever is more.
+
+        Args:
+            answer: token ids.
+            whole: whether whole answers are read; writing them takes a while.
+        """
         declined = share_of(answer, self.declined, self.length) if self.requests else 0.0
-        return share_of(answer, self.ordinary, self.length), declined
+        ordinary = share_of(answer, self.ordinary, self.length)
+        text = str(self.lm.tokenizer.decode(list(answer[: self.length]), skip_special_tokens=True)).strip()
+        if whole and self.whole and text:
+            ordinary = max(ordinary, sum(text in said for said in self.wholes) / len(self.wholes))
+        return ordinary, declined
 
     def _openings(self, texts: Sequence[str]) -> list[list[int]]:
         probe = Probe(self.lm, texts, [self.begun] * len(texts))
