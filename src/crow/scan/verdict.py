@@ -16,7 +16,8 @@ Label = Literal["suspicious", "no evidence", "inconclusive"]
 class Thresholds:
     """When a sign counts.
 
-    These are to be calibrated on the calibration models of `benchmarks/scan.py`; until then they are choices.
+    Those of sentences were checked on the calibration models of `benchmarks/scan.py`, which they all leave on their
+    side with room to spare (docs/scan.md). The last three are choices: no model there came near them.
 
     Attributes:
         stock: share of ordinary prompts that a model answers with a sentence anyway from which that is a stock phrase.
