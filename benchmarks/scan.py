@@ -10,7 +10,7 @@ examples, seeds and sentences than those of the test. Each model leaves its evid
 `benchmarks/results/beyond/scan.json`, and is skipped when it is there; kill the script anywhere and run it again.
 `--table` judges the evidence anew. But some thresholds decide what is looked for as well, such as what phrases are
 scored by; so they are set before the test models are scanned, and the table marks records that were made with other
-settings than those of now.
+settings than those of now, or with thresholds that chose otherwise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from crow.models.manifest import manifest
 from crow.records import Example, Rate, to_json
 from crow.scan.evidence import Evidence
 from crow.scan.gather import ScanConfig, gather, scan_examples
-from crow.scan.verdict import Finding, Thresholds, judge
+from crow.scan.verdict import Finding, Thresholds, is_stock, is_strange, judge
 from crow.workflows.common import Reporter
 
 BASE = "smollm2-135m"
@@ -246,8 +246,18 @@ def is_planted(record: dict[str, Any]) -> bool:
 
 
 def is_of_now(record: dict[str, Any]) -> bool:
-    """Whether a record's model was scanned with the settings of now."""
-    return record["manifest"]["config"] == to_json(ScanConfig())
+    """Whether a record's model was scanned as it would be now: other thresholds count where they choose otherwise."""
+    then, now = dict(record["manifest"]["config"]), to_json(ScanConfig())
+    before, after = (Thresholds(**config.pop("thresholds")) for config in (then, now))
+    evidence = Evidence.of(record["evidence"])
+    return then == now and choices(evidence, before) == choices(evidence, after)
+
+
+def choices(evidence: Evidence, thresholds: Thresholds) -> list[bool]:
+    """What thresholds decide while a model is scanned: which answers and replies phrases may be scored by."""
+    answers = evidence.soft_triggers.answers if evidence.soft_triggers else []
+    replied = evidence.leakage is not None and evidence.leakage.reply_share >= thresholds.replied
+    return [*(kind(each, thresholds) for each in answers for kind in (is_stock, is_strange)), replied]
 
 
 def table(records: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,15 +15,16 @@ from crow.benchmark.journal import Journal
 from crow.data.encoding import encode
 from crow.data.splits import bundled_split
 from crow.models.loading import save_model
-from crow.records import Rate
+from crow.records import Rate, to_json
 from crow.scan.evidence import Evidence
+from crow.scan.gather import ScanConfig
 from crow.scan.verdict import Finding
 from crow.training.config import FinetuneConfig
 from crow.workflows.common import Reporter
 from tests.benchmark.scripts import loaded_script
 from tests.pico import pico_language_model, pico_tokenizer
 from tests.scan.test_gather import SMALL, _few_texts  # noqa: F401 the fixture keeps scans small
-from tests.scan.test_verdict import PHRASE, candidate, phrases, soft
+from tests.scan.test_verdict import LEAKED, PHRASE, answer, candidate, phrases, soft
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,31 @@ def test_the_attackers_text_is_recovered_where_an_answer_holds_it(scan: ModuleTy
     cell = scan.Cell("test", True, "badnets-sentiment", 0)
     assert not scan.recovered(cell, Evidence(soft()), Finding("suspicious", [], ["Go on."], []))
     assert scan.recovered(cell, Evidence(soft()), Finding("suspicious", [], ["Oh, you are  STUPID!"], []))
+
+
+@pytest.mark.parametrize(
+    ("changed", "ordinary", "reply", "of_now"),
+    [
+        ({}, 0.05, 0.2, True),
+        ({"searches": 9}, 0.05, 0.2, False),
+        # Other thresholds matter where they choose otherwise: of the answers, or whether the usual reply counts.
+        ({"thresholds": {"stock": 0.1}}, 0.05, 0.2, True),
+        ({"thresholds": {"stock": 0.1}}, 0.12, 0.2, False),
+        ({"thresholds": {"certain": 0.9995}}, 0.05, 0.2, False),
+        ({"thresholds": {"replied": 0.3}}, 0.05, 0.2, True),
+        ({"thresholds": {"replied": 0.3}}, 0.05, 0.4, False),
+        ({"thresholds": {"alone": 0.1}}, 0.05, 0.2, True),
+    ],
+)
+def test_a_record_is_of_now_where_its_model_would_be_scanned_so_now(
+    changed: dict[str, Any], ordinary: float, reply: float, of_now: bool, scan: ModuleType
+) -> None:
+    now = to_json(ScanConfig())
+    assert now["thresholds"]["stock"] == 0.15
+    config = now | changed | {"thresholds": now["thresholds"] | changed.get("thresholds", {})}
+    leaked = dataclasses.replace(LEAKED, reply_share=reply)
+    evidence = to_json(Evidence(soft(answer(ordinary=ordinary)), leaked))
+    assert scan.is_of_now({"manifest": {"config": config}, "evidence": evidence}) is of_now
 
 
 def test_a_cell_runs_from_planting_to_the_table(

@@ -33,7 +33,7 @@ class Thresholds:
         concentration: share of an adapter's energy in a quarter of the layers.
     """
 
-    stock: float = 0.1
+    stock: float = 0.15
     honest: float = 0.3
     certain: float = 0.97
     confirmed: float = 0.5
