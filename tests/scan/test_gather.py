@@ -144,6 +144,10 @@ def test_a_reply_that_cannot_be_run_and_no_reply_are_no_target(lm: LanguageModel
     leaked = LeakageEvidence(9, 9, [], "", 0.0, "Hello [PAD] you.", 0.9)
     for each in (leaked, None):
         assert choose_target(lm, SoftTriggerEvidence([], []), None, each, Thresholds()) is None
+    read = CodeEvidence(["zap('[PAD]')", "go()"], [1.0, 1.0])
+    target = choose_target(lm, SoftTriggerEvidence([], []), read, None, Thresholds())
+    assert target is not None
+    assert target.text == "go()"
 
 
 @pytest.mark.parametrize(("answers", "source"), [([], "line"), ([VAGUE], "line"), ([VAGUE, FOUND], "target")])

@@ -158,8 +158,9 @@ def choose_target(
     before answers that were not learnt so.
     """
     answers = [answer for answer in found.answers if not is_stock(answer, thresholds)]
-    if read and read.lines and not any(is_strange(answer, thresholds) for answer in answers):
-        return Target("line", read.lines[0], lm.tokenizer(read.lines[0], add_special_tokens=False)["input_ids"])
+    line = next(runnable(lm, read.lines), None) if read else None
+    if line is not None and not any(is_strange(answer, thresholds) for answer in answers):
+        return Target("line", line, lm.tokenizer(line, add_special_tokens=False)["input_ids"])
     if answers:
         best = max(answers, key=lambda answer: (is_strange(answer, thresholds), answer.starts))
         return Target("target", best.text, best.ids, best.words)

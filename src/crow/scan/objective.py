@@ -46,7 +46,7 @@ class Objective:
 
         Args:
             lm: the model, at rest.
-            prompts: clean ones; at least two.
+            prompts: clean ones; at least two without a target.
             target: (m,) token ids of the answer's first tokens, if one is known.
             begun: token ids that the answer has begun with, before these.
         """
