@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from crow.inversion.probe import Probe
+from crow.inversion.probe import Answers, Probe
 from crow.models.language_model import LanguageModel
 
 
@@ -43,21 +43,18 @@ class Unperturbed:
     @cached_property
     def ordinary(self) -> list[list[int]]:
         """The first token ids of the answer to each prompt."""
-        return self._openings(self.prompts)
+        return [ids for said in self._answers(self.prompts, self.length) for ids in said.ids.tolist()]
 
     @cached_property
     def declined(self) -> list[list[int]]:
         """The first token ids of the answer to each request."""
-        return self._openings(self.requests)
+        return [ids for said in self._answers(self.requests, self.length) for ids in said.ids.tolist()]
 
     @cached_property
     def wholes(self) -> list[str]:
         """Whole answers to the first prompts."""
-        probe = Probe(self.lm, self.prompts[: self.whole])
-        found: list[str] = []
-        for batch in probe.batches():
-            found += probe.decode([probe.row(index) for index in batch], self.whole_tokens).texts
-        return found
+        some = self.prompts[: self.whole]
+        return [text for said in self._answers(some, self.whole_tokens) for text in said.texts]
 
     def shares(self, answer: Sequence[int], whole: bool = True) -> tuple[float, float]:
         """The shares of the prompts and of the requests that are answered so anyway.
@@ -76,12 +73,9 @@ class Unperturbed:
             ordinary = max(ordinary, sum(text in said for said in self.wholes) / len(self.wholes))
         return ordinary, declined
 
-    def _openings(self, texts: Sequence[str]) -> list[list[int]]:
+    def _answers(self, texts: Sequence[str], length: int) -> list[Answers]:
         probe = Probe(self.lm, texts, [self.begun] * len(texts))
-        found = []
-        for batch in probe.batches():
-            found += probe.decode([probe.row(index) for index in batch], self.length).ids.tolist()
-        return found
+        return [probe.decode([probe.row(index) for index in batch], length) for batch in probe.batches()]
 
 
 def share_of(answer: Sequence[int], openings: Sequence[Sequence[int]], length: int) -> float:
