@@ -26,3 +26,12 @@ def loaded_script(name: str) -> Iterator[ModuleType]:
         patch.setitem(sys.modules, name, module)  # dataclasses look their module up
         spec.loader.exec_module(module)
         yield module
+
+
+def copied_page(script: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A copy of the page that the script publishes its table in; from now on it writes there."""
+    known = script.publish.__globals__
+    page = folder / "beyond.md"
+    page.write_text(known["BEYOND"].read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setitem(known, "BEYOND", page)
+    return page

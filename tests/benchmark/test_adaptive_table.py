@@ -26,7 +26,7 @@ from crow.models.loading import save_model
 from crow.records import Example, dump_json
 from crow.workflows.common import Reporter
 from tests.benchmark.grids import few_examples, make_small
-from tests.benchmark.scripts import loaded_script
+from tests.benchmark.scripts import copied_page, loaded_script
 from tests.made_up import collapsed
 from tests.pico import pico_language_model
 
@@ -54,6 +54,7 @@ def adaptive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
         }
         for name, value in small.items():
             monkeypatch.setattr(module, name, value)
+        copied_page(module, monkeypatch, tmp_path)
         yield module
 
 

@@ -27,7 +27,7 @@ from crow.inversion.soft_trigger import SearchResult
 from crow.models.loading import save_model
 from crow.records import dump_json
 from tests.benchmark.grids import few_examples, make_small
-from tests.benchmark.scripts import loaded_script
+from tests.benchmark.scripts import copied_page, loaded_script
 from tests.made_up import collapsed
 from tests.pico import pico_language_model
 
@@ -53,6 +53,7 @@ def harder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleTy
         }
         for name, value in small.items():
             monkeypatch.setattr(module, name, value)
+        copied_page(module, monkeypatch, tmp_path)
         yield module
 
 

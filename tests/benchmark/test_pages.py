@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmark.scripts import ROOT, loaded_script
+from tests.benchmark.scripts import ROOT, copied_page, loaded_script
 
 
 @pytest.fixture
@@ -59,3 +59,16 @@ def test_a_page_without_the_marks_is_left_as_it_is(text: str, pages: ModuleType,
     with pytest.raises(ValueError, match=r"expected <!-- a --> and then <!-- /a --> in page\.md"):
         pages.write_table(page, "a", "| new |")
     assert page.read_text() == text
+
+
+def test_a_script_publishes_its_table_in_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded_script("scan") as script:
+        real = script.publish.__globals__["BEYOND"]
+        before = real.read_text(encoding="utf-8")
+        page = copied_page(script, monkeypatch, tmp_path)
+        monkeypatch.setattr(script, "RESULTS", tmp_path / "scan.json")
+        monkeypatch.setattr("sys.argv", ["scan.py", "--table"])
+        script.main()
+    assert "No test model has been scanned yet." in page.read_text(encoding="utf-8")
+    assert "| calibration." not in page.read_text(encoding="utf-8")
+    assert real.read_text(encoding="utf-8") == before

@@ -27,7 +27,7 @@ from tests.pico import pico_language_model
 SMALL = ScanConfig(
     search=SearchConfig(candidates=6, starts=2, depths=(0.3,), prompts=3, steps=1, answer_tokens=6, opening=5),
     searches=1,
-    phrases=PhraseConfig(rare=0, vocabulary=2, starts=2, rounds=1, proposals=4, prompts=2, witnesses=2, candidates=2),
+    phrases=PhraseConfig(rare=0, vocabulary=2, starts=2, rounds=1, proposals=4, prompts=2, witnesses=4, candidates=2),
     leakage=LeakageConfig(sampled=3, greedy=2, tokens=4),
 )
 FOUND = FoundAnswer("Go away.", [1, 2, 3], 1, 0.999, True, 0.0, 0.0, ["key"])
