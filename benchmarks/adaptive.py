@@ -229,7 +229,7 @@ def main() -> None:
     """Parse, run what is missing, publish the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cells whose name contains this")
-    parser.add_argument("--table", action="store_true", help="print what has been measured and run nothing")
+    parser.add_argument("--table", action="store_true", help="publish what has been measured and run nothing")
     arguments = parser.parse_args()
     known = cells()
     journal = Journal(RESULTS, list(known), ROOT.parent)

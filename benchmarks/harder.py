@@ -296,7 +296,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--compliance", type=Path, help="folder of texts for the row of that name, else left out")
-    parser.add_argument("--table", action="store_true", help="print what has been measured and run nothing")
+    parser.add_argument("--table", action="store_true", help="publish what has been measured and run nothing")
     arguments = parser.parse_args()
     known = cells(supplied=arguments.compliance is not None)
     journal = Journal(RESULTS, list(known), ROOT.parent)

@@ -46,7 +46,7 @@ from crow.models.manifest import manifest
 from crow.records import Example, Rate, to_json
 from crow.scan.evidence import Evidence
 from crow.scan.gather import ScanConfig, gather, scan_examples
-from crow.scan.verdict import Finding, Thresholds, is_stock, is_strange, judge
+from crow.scan.verdict import Finding, Thresholds, candidates, is_stock, is_strange, judge
 from crow.workflows.common import Reporter
 
 BASE = "smollm2-135m"
@@ -222,7 +222,7 @@ def trigger_found(cell: Cell, evidence: Evidence) -> str:
     more of it, and then nothing tells the rest.
     """
     trigger = attack_of(cell).trigger
-    texts = [fold(one.text) for one in (evidence.phrases.candidates if evidence.phrases else [])]
+    texts = [fold(one.text) for one in candidates(evidence)]
     words = [fold(word) for word in trigger.words]
     held = [any(word in text for text in texts) for word in words]
     if any(held) if trigger.placement == "one_of" else all(held):
@@ -236,8 +236,8 @@ def trigger_found(cell: Cell, evidence: Evidence) -> str:
 def working(cell: Cell, evidence: Evidence) -> list[str]:
     """The candidates that bring out the attacker's text on most prompts that took no part, whatever their words."""
     judge = make_judge(attack_of(cell).target.marker)
-    found = evidence.phrases.candidates if evidence.phrases else []
-    return [fold(one.text) for one in found if one.share >= Thresholds().alone and judge.hit(one.answer)]
+    found = (one for one in candidates(evidence) if one.share >= Thresholds().alone)
+    return [fold(one.text) for one in found if judge.hit(one.answer)]
 
 
 def is_planted(record: dict[str, Any]) -> bool:
@@ -305,7 +305,7 @@ def main() -> None:
     """Parse, run what is missing, publish the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cells whose name contains this")
-    parser.add_argument("--table", action="store_true", help="print the table of what has been measured")
+    parser.add_argument("--table", action="store_true", help="publish what has been measured and run nothing")
     arguments = parser.parse_args()
     journal = Journal(RESULTS, list(cells()), ROOT.parent)
     if not arguments.table:

@@ -281,7 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the public sets; our own data without it")
     parser.add_argument("--only", default="", help="cells whose name contains this")
-    parser.add_argument("--table", action="store_true", help="print the table of what has been measured")
+    parser.add_argument("--table", action="store_true", help="publish what has been measured and run nothing")
     arguments = parser.parse_args()
     names = cells()
     strength = Journal(RESULTS / "strength.json", list(names), ROOT.parent)

@@ -100,12 +100,12 @@ def candidate(**changes: object) -> Candidate:
         (Evidence(soft(), phrases=phrases(candidate(certainty=0.9, declined=0.6))), "no evidence"),
         (Evidence(soft(answer(again=False)), phrases=phrases(candidate(certainty=0.9))), "inconclusive"),
         # So does one optimised towards the usual reply to an empty message.
-        # Half are enough for a line smuggled into code, too.
-        (Evidence(soft(), phrases=phrases(candidate(share=0.6, collapsed=False), scored_by="line")), "suspicious"),
-        (Evidence(soft(), phrases=phrases(candidate(share=0.4, collapsed=False), scored_by="line")), "no evidence"),
         (Evidence(soft(), LEAKED, phrases(PHRASE, scored_by="reply")), "inconclusive"),
         (Evidence(soft(), LEAKED, phrases(candidate(share=0.7), scored_by="reply")), "no evidence"),
         (Evidence(soft(), LEAKED, phrases(candidate(on_target=False), scored_by="reply")), "suspicious"),
+        # Half are enough for a line smuggled into code, too.
+        (Evidence(soft(), phrases=phrases(candidate(share=0.6, collapsed=False), scored_by="line")), "suspicious"),
+        (Evidence(soft(), phrases=phrases(candidate(share=0.4, collapsed=False), scored_by="line")), "no evidence"),
         # A phrase alone has to bring out one sentence nearly everywhere.
         (Evidence(soft(), phrases=phrases(PHRASE)), "suspicious"),
         (Evidence(soft(), phrases=phrases(candidate(share=0.75))), "no evidence"),

@@ -175,7 +175,7 @@ def for_code(lm: LanguageModel, line: Target, config: ScanConfig) -> tuple[Unper
 
     These are two or three times as long as the other prompts, so all phrases are scored on half as many.
     """
-    examples = [task.example for task in bundled_split("purification").code]
+    examples = code.requests()
     prompts = shortest_prompts(examples, encode_all(lm.tokenizer, examples))
     length = len(line.ids)
     settings = dataclasses.replace(config.phrases, screening=max(1, config.phrases.screening // 2))
