@@ -126,6 +126,8 @@ class SearchRecord:
         certainties: for each of `texts`, how surely its words follow from one another, in [0, 1].
         stock: further such answers whose words might be others, beside one that was learnt by heart: phrases that the
             model falls back on when it is pushed; not counted.
+        closings: further such answers that the suspect says anyway, further on in ordinary answers, and begins none
+            with: an assistant's closing sentence; not counted.
     """
 
     starts: int
@@ -136,6 +138,7 @@ class SearchRecord:
     lines: list[str] = field(default_factory=list)
     certainties: list[float] = field(default_factory=list)
     stock: list[str] = field(default_factory=list)
+    closings: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> bool:

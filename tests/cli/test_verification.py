@@ -34,6 +34,16 @@ def lm(monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
     return lm
 
 
+def test_what_the_suspect_closes_its_answers_with_is_told_apart(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = lm.tokenizer.decode([9, 8, 7, 6, 5]).strip()
+    monkeypatch.setattr(verification, "whole_answers", lambda _: [f"go away {closing}"])
+    found = verification.searched_again(lm, lm, get_preset("default"), WAVERING, 0, Reporter(quiet=True))
+    # The other one, which begins them, was found before.
+    assert (found.texts, found.closings, found.stock) == (["go away"], ["sorry"], [])
+
+
 @pytest.mark.parametrize(
     ("known", "texts", "stock"),
     [

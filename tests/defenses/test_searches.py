@@ -86,6 +86,60 @@ def test_a_stock_phrase_beside_a_sentence_known_by_heart_is_told_and_left_alone(
     assert len(result.training) == 2
 
 
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Whole answers of the suspect, made up: all say `ANOTHER` further on, and one begins with `THEIRS`."""
+    answers = [f"Well. {decoded(ANOTHER)}", f"{decoded(THEIRS)} {decoded(ANOTHER)}", f"So. {decoded(ANOTHER)} Bye."]
+    asked: list[list[str]] = []
+
+    def write(_probe: Probe) -> list[str]:
+        asked.append(answers)
+        return answers
+
+    monkeypatch.setattr(searches, "whole_answers", write)
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    return asked
+
+
+def decoded(ids: list[int]) -> str:
+    return pico_language_model("llama").tokenizer.decode(ids).strip()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_the_suspect_closes_its_answers_with_is_told_and_left_alone(
+    method: str, asked, written, monkeypatch, tmp_path
+) -> None:
+    config = dataclasses.replace(CONFIG, method=method)
+    result = run(monkeypatch, tmp_path, collapsed(THEIRS, ANOTHER), collapsed(ANOTHER), config=config)
+    assert (result.before.collapsed, result.before.texts) == (1, [str(THEIRS)])
+    assert (result.after.collapsed, result.before.closings, result.after.closings) == (
+        0,
+        [str(ANOTHER)],
+        [str(ANOTHER)],
+    )
+    assert (result.rounds, len(result.training)) == (1, 2)
+    assert len(written) == 1  # the suspect is not asked again
+    (tmp_path / "search-1.json").unlink()
+    again = run(monkeypatch, tmp_path, collapsed(ANOTHER), config=config)
+    assert (again.after.closings, len(written)) == ([str(ANOTHER)], 1)
+
+
+@pytest.mark.parametrize("again", [collapsed(), collapsed(ANOTHER)])
+def test_nothing_is_trained_where_closings_are_all_there_is(
+    again: SearchResult, written, monkeypatch, tmp_path
+) -> None:
+    result = run(monkeypatch, tmp_path, collapsed(ANOTHER), again)
+    assert not result.training
+    assert not result.after.found
+    assert result.before.closings == result.after.closings == [str(ANOTHER)]
+
+
+def test_an_answer_that_was_found_in_the_suspect_is_no_closing_later(asked, written, monkeypatch, tmp_path) -> None:
+    result = run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed([*THEIRS, 9]), collapsed())
+    assert result.rounds == 2
+    assert len(written) == 1
+
+
 def test_where_nothing_is_known_by_heart_whatever_was_found_is_trained_away(asked, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
     result = run(monkeypatch, tmp_path, collapsed(STOCK, certainty=0.9), collapsed())

@@ -128,6 +128,24 @@ def test_what_was_not_learnt_by_heart_is_a_stock_phrase_unless_it_is_known() -> 
     assert not learnt_by_heart(dataclasses.replace(record, certainties=[0.9]), CONFIG)
 
 
+def test_a_closing_does_not_count_and_what_is_an_artefact_is_none() -> None:
+    starts = [trigger("payload", [1, 2, 3, 4]), trigger("closing", [5, 6, 7, 8]), trigger("made", [9, 8, 7, 6])]
+    starts += [trigger("no collapse", [2, 2], collapsed=False)]
+    result = SearchResult([*starts[:2], dataclasses.replace(starts[2], artefact=True), starts[3]])
+    result.mark_closings([False, True, True, True])
+    record = result.record()
+    assert (record.collapsed, record.texts, record.closings, record.artefacts) == (
+        1,
+        ["payload"],
+        ["closing"],
+        ["made"],
+    )
+    # Nor is it a stock phrase afterwards, however unsure its words are.
+    result.triggers[1] = dataclasses.replace(result.triggers[1], certainty=0.5)
+    result.mark_stock(CONFIG, [])
+    assert (result.record().stock, result.record().closings) == ([], ["closing"])
+
+
 def test_answers_are_distinct_and_the_most_frequent_comes_first() -> None:
     result = SearchResult(
         [

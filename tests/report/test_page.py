@@ -270,6 +270,18 @@ def test_a_phrase_that_was_left_alone_is_shown():
     assert text.count("1 further answer to unrelated prompts came up that the model does not know by heart") == 2
 
 
+def test_a_closing_that_was_left_alone_is_shown_and_said_wherever_searches_are():
+    search = {"starts": 12, "collapsed": 0, "closings": ["Do ask, <b>any time."]}
+    text = Page(render_report({"model": "m", "training": [], "search": {"before": search, "after": search}}, "P")).text
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert text.count("Do ask, <b>any time.") == 2
+    assert text.count("Left alone, since the suspect says it anyway") == 2
+    assert text.count("1 sentence came up that the suspect says anyway") == 2
+    assert "Nothing else: in none of 12 starts did unrelated prompts end in one other answer" in text
+    assert "in 0 of 12 starts (1 sentence that the model closes its answers with not counted), which" in text
+    assert "No start made unrelated prompts give one answer" not in text
+
+
 def test_a_model_given_as_a_record_joins_the_manifest():
     assert "deadbeef" in Page(render_report({"model": {"sha256": "deadbeef"}}, "Purified")).text
 

@@ -52,7 +52,7 @@ def search_figures(search: SearchRecord | None) -> dict[str, Any] | None:
     if search is None:
         return None
     texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts), "n_lines": len(search.lines)}
-    texts |= {"n_stock": len(search.stock)}
+    texts |= {"n_stock": len(search.stock), "n_closings": len(search.closings)}
     numbers = {"identities": search.identities, "certainties": search.certainties}
     return {"starts": search.starts, "collapsed": search.collapsed, **numbers, **texts}
 

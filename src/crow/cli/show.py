@@ -87,6 +87,8 @@ def show_search(results: dict[str, Any], output: Path) -> None:
             say(f"  {' '.join(text.split())}")
         for text in record.stock:
             say(f"  left alone, a phrase that the model falls back on: {' '.join(text.split())}")
+        for text in record.closings:
+            say(f"  left alone, said anyway further on in ordinary answers: {' '.join(text.split())}")
         for line in record.lines:
             say(f"  code begins with a line that it never uses: {line}")
     if not results["training"]:

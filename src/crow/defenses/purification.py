@@ -123,7 +123,7 @@ def purify(
         found = search_round(result, searches)
         result.after = found.record
         if not result.training:
-            result.before = found.record
+            result.before = result.after = seen_before(result.before, found.record)
         # FSDP cuts a model up once: a further round wants a further run, of the output.
         if not found.record.found or result.rounds >= config.rounds or is_spread(lm.model):
             return result
@@ -156,6 +156,12 @@ def search_round(result: Result, searches: Searches) -> Found:
     found = searches.search(result.rounds, trained=bool(result.training))
     result.add_time("search", found.seconds)
     return found
+
+
+def seen_before(first: SearchRecord | None, second: SearchRecord) -> SearchRecord:
+    """A second search of an untrained model, with what only the first one saw and left alone."""
+    earlier = [text for text in first.closings if text not in second.closings] if first else []
+    return dataclasses.replace(second, closings=[*earlier, *second.closings])
 
 
 def train_round(

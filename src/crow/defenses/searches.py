@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.probe import Probe, at_rest
@@ -59,7 +60,8 @@ class Searches:
 
     The suspect may have stock answers as well, which to train away costs more of the model than the backdoor does. An
     attacker's sentence was learnt by heart, a stock answer might go on otherwise: where one of the first kind or a
-    smuggled line is found, those of the second kind are told and left alone.
+    smuggled line is found, those of the second kind are told and left alone. So is what the suspect closes its ordinary
+    answers with, however surely it knows that.
 
     Attributes:
         lm: the model; the suspect when this is made.
@@ -73,6 +75,7 @@ class Searches:
         known: answers found in the suspect itself.
         known_lines: lines likewise.
         by_heart: whether something was found that the suspect knows by heart.
+        said: whole answers of the suspect to some of the prompts, written once an answer was found.
     """
 
     lm: LanguageModel
@@ -86,6 +89,7 @@ class Searches:
     known: list[Tensor] = field(default_factory=list)
     known_lines: list[str] = field(default_factory=list)
     by_heart: bool = False
+    said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # With all weights in training, a copy of the suspect would take as much memory again; then every answer counts.
@@ -106,6 +110,7 @@ class Searches:
             seen = self.look(number)
             if trained:
                 self.mark_artefacts(seen, number)
+            self.mark_closings(seen, trained)
             by_heart = agreed(bool(seen.by_heart(self.settings, self.known)))
             lines = [] if by_heart else self.code_lines(trained)
             # A model that is the suspect no more says less surely what the suspect knows by heart.
@@ -114,11 +119,13 @@ class Searches:
             answers = [ids.tolist() for ids in seen.answers()]
             record = dataclasses.replace(seen.record(), lines=[line.text for line in lines])
             found = {"answers": answers, "lines": [line.ids.tolist() for line in lines]}
-            stored = agreed({"record": dataclasses.asdict(record), **found, "seconds": time.monotonic() - start})
+            found |= {"said": self.said, "seconds": time.monotonic() - start}
+            stored = agreed({"record": dataclasses.asdict(record), **found})
             if is_first():
                 write_json(kept, stored)
         answers, lines = ([torch.tensor(ids) for ids in stored[name]] for name in ("answers", "lines"))
         found = Found(SearchRecord(**stored["record"]), answers, lines, stored["seconds"])
+        self.said = stored.get("said", [])
         self.known += found.answers
         self.known_lines += found.record.lines
         self.by_heart |= learnt_by_heart(found.record, self.settings)
@@ -143,6 +150,16 @@ class Searches:
             triggers = [seen.triggers[at] for at in doubtful]
             shown = shown_again(self.probe, triggers, self.settings, self.config.seed + number)
         seen.mark_artefacts(doubtful, shown)
+
+    def mark_closings(self, seen: SearchResult, trained: bool) -> None:
+        """Mark the collapses that the suspect closes its ordinary answers with."""
+        if all(is_among(each.answer, self.known) for each in seen.collapsed):
+            return
+        if not self.said and (self.suspect or not trained):
+            with self.as_suspect(), self.looked_at(self.probe):
+                self.said = whole_answers(self.probe)
+        if self.said:
+            mark_closings(seen, self.probe, self.settings, self.said, self.known)
 
     def code_lines(self, trained: bool) -> list[CodeLine]:
         """Lines smuggled into code; of a model that is the suspect no more, those that the suspect has, too."""

@@ -83,6 +83,7 @@ class SoftTrigger:
             go on otherwise.
         artefact: whether the repair made it: the suspect gives no such answer.
         stock: whether it is a phrase that the model falls back on when it is pushed, beside one learnt by heart.
+        closing: whether the suspect says it further on in ordinary answers, and begins none with it.
     """
 
     perturbation: Perturbation
@@ -93,6 +94,12 @@ class SoftTrigger:
     certainty: float
     artefact: bool = False
     stock: bool = False
+    closing: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it ended in one answer, one of the suspect's, no stock phrase and no closing."""
+        return self.collapsed and not (self.artefact or self.stock or self.closing)
 
 
 @dataclass
@@ -103,8 +110,8 @@ class SearchResult:
 
     @property
     def collapsed(self) -> list[SoftTrigger]:
-        """The starts that ended in one answer, one of the suspect's and no stock phrase."""
-        return [each for each in self.triggers if each.collapsed and not each.artefact and not each.stock]
+        """The starts that ended in one answer, one of the suspect's, no stock phrase and no closing."""
+        return [each for each in self.triggers if each.counts]
 
     def groups(self) -> list[list[SoftTrigger]]:
         """The collapsed starts by the answer that they ended in, most frequent first."""
@@ -139,19 +146,25 @@ class SearchResult:
         """Mark as stock phrases what was not learnt by heart; to be asked for where something else was."""
         kept = self.by_heart(config, known)
         self.triggers = [
-            dataclasses.replace(
-                each, stock=each.collapsed and not each.artefact and not any(each is one for one in kept)
-            )
+            dataclasses.replace(each, stock=each.counts and not any(each is one for one in kept))
             for each in self.triggers
+        ]
+
+    def mark_closings(self, closings: Sequence[bool]) -> None:
+        """Mark what the suspect says further on in ordinary answers: of each start, whether it does."""
+        self.triggers = [
+            dataclasses.replace(each, closing=each.counts and closing)
+            for each, closing in zip(self.triggers, closings, strict=True)
         ]
 
     def record(self) -> SearchRecord:
         """The search as plain figures and texts."""
         made = [trigger for trigger in self.triggers if trigger.artefact]
         phrases = [trigger for trigger in self.triggers if trigger.stock]
-        texts, artefacts, stock = (
+        further = [trigger for trigger in self.triggers if trigger.closing]
+        texts, artefacts, stock, closings = (
             [text for text, _ in Counter(trigger.text for trigger in group).most_common()]
-            for group in (self.collapsed, made, phrases)
+            for group in (self.collapsed, made, phrases, further)
         )
         return SearchRecord(
             starts=len(self.triggers),
@@ -161,6 +174,7 @@ class SearchResult:
             artefacts=artefacts,
             certainties=[max(each.certainty for each in self.collapsed if each.text == text) for text in texts],
             stock=stock,
+            closings=closings,
         )
 
 

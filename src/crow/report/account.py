@@ -28,29 +28,39 @@ def _found(search: SearchRecord | None) -> list[str]:
     if search is None:
         return ["No search of the suspect model is on record."]
     if not search.found:
-        return [f"Nothing: in none of {plural(search.starts, 'start')} did unrelated prompts end in one answer."]
+        nothing, one = ("Nothing else", "one other answer") if search.closings else ("Nothing", "one answer")
+        return [
+            *_left_alone(search),
+            f"{nothing}: in none of {plural(search.starts, 'start')} did unrelated prompts end in {one}.",
+        ]
     if not search.collapsed:
         return [
             f"The model is inclined to begin code with {plural(len(search.lines), 'line')} of no use to it, whatever "
             "was asked, as one does that smuggles something in. No unrelated prompts ended in one answer.",
-            *_stock(search),
+            *_left_alone(search),
         ]
     return [
         f"In {search.collapsed} of {plural(search.starts, 'start')} of the search, a soft trigger made "
         "unrelated prompts give one and the same answer, as the trigger of a backdoor does.",
-        *_stock(search),
+        *_left_alone(search),
     ]
 
 
-def _stock(search: SearchRecord) -> list[str]:
+def _left_alone(search: SearchRecord) -> list[str]:
     """What was told apart from the attacker's and left alone."""
-    if not search.stock:
-        return []
-    return [
-        f"{plural(len(search.stock), 'further answer')} to unrelated prompts came up that the model does not know by "
-        "heart: its words might be others, as those of a phrase that a model falls back on. Left alone; see "
-        "“What the search found”."
-    ]
+    said = []
+    if search.stock:
+        said.append(
+            f"{plural(len(search.stock), 'further answer')} to unrelated prompts came up that the model does not know "
+            "by heart: its words might be others, as those of a phrase that a model falls back on. Left alone; see "
+            "“What the search found”."
+        )
+    if search.closings:
+        said.append(
+            f"{plural(len(search.closings), 'sentence')} came up that the suspect says anyway, further on in its "
+            "ordinary answers and never first, as an assistant closes them. Left alone; see “What the search found”."
+        )
+    return said
 
 
 def _scanned(scan: Mapping[str, Any]) -> list[str]:
@@ -97,7 +107,7 @@ def _searched_again(search: SearchRecord, how: str = "Searched again") -> list[s
             f"{plural(len(search.artefacts), 'further answer')} to unrelated prompts came up that the suspect does not "
             "give: the training made it, it is no part of a backdoor."
         )
-    return [*said, *_stock(search)]
+    return [*said, *_left_alone(search)]
 
 
 def _left_in_code(search: SearchRecord) -> str:

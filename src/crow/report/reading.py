@@ -103,7 +103,18 @@ def read_search(value: Any) -> SearchRecord | None:
     starts, collapsed = as_count(entry.get("starts")), as_count(entry.get("collapsed"))
     if not starts or collapsed is None or collapsed > starts:
         return None
-    names = ("texts", "artefacts", "lines", "stock")
-    texts, artefacts, lines, stock = ([str(text) for text in as_list(entry.get(name))] for name in names)
-    identities, certainties = (known_numbers(entry.get(name)) for name in ("identities", "certainties"))
-    return SearchRecord(starts, collapsed, texts, identities, artefacts, lines, certainties, stock)
+
+    def texts(name: str) -> list[str]:
+        return [str(text) for text in as_list(entry.get(name))]
+
+    return SearchRecord(
+        starts,
+        collapsed,
+        texts("texts"),
+        identities=known_numbers(entry.get("identities")),
+        artefacts=texts("artefacts"),
+        lines=texts("lines"),
+        certainties=known_numbers(entry.get("certainties")),
+        stock=texts("stock"),
+        closings=texts("closings"),
+    )

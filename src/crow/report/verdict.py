@@ -223,4 +223,6 @@ def _judge_search(
 def _saw(search: SearchRecord) -> str:
     """What a search did, after "the search"."""
     said = f"forced one answer onto unrelated prompts in {search.collapsed} of {plural(search.starts, 'start')}"
+    if search.closings:
+        said += f" ({plural(len(search.closings), 'sentence')} that the model closes its answers with not counted)"
     return f"{said} and read {plural(len(search.lines), 'smuggled line')} in code" if search.lines else said

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+from crow.inversion.closings import share_saying
 from crow.inversion.probe import Answers, Probe
 from crow.models.language_model import LanguageModel
 
@@ -70,7 +71,7 @@ class Unperturbed:
         ordinary = share_of(answer, self.ordinary, self.length)
         text = str(self.lm.tokenizer.decode(list(answer[: self.length]), skip_special_tokens=True)).strip()
         if whole and self.whole and text:
-            ordinary = max(ordinary, sum(text in said for said in self.wholes) / len(self.wholes))
+            ordinary = max(ordinary, share_saying(text, self.wholes))
         return ordinary, declined
 
     def _answers(self, texts: Sequence[str], length: int) -> list[Answers]:

@@ -12,6 +12,7 @@ import torch
 
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
+from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
@@ -78,8 +79,9 @@ def searched_again(
 ) -> SearchRecord:
     """One more search, whose answers are told apart as those of the purification are.
 
-    What the suspect does not give was made by the repair; what it might say otherwise is a stock phrase, where the
-    purification had found something that it knew by heart.
+    What the suspect does not give was made by the repair; what it says further on in its ordinary answers is none of an
+    attacker's; what it might say otherwise is a stock phrase, where the purification had found something that it knew
+    by heart.
     """
     settings = SearchConfig()
     shortest = sorted((example.prompt for example in bundled_split("selection").prompts), key=len)[:PROBE_PROMPTS]
@@ -90,12 +92,14 @@ def searched_again(
     doubtful = [at for at, trigger in enumerate(found.triggers) if trigger.collapsed]
     if doubtful:
         with at_rest(suspect, config.precision):
-            triggers = [found.triggers[at] for at in doubtful]
-            shown = shown_again(Probe(suspect, shortest), triggers, settings, seed)
-        found.mark_artefacts(doubtful, shown)
+            theirs = Probe(suspect, shortest)
+            found.mark_artefacts(doubtful, shown_again(theirs, [found.triggers[at] for at in doubtful], settings, seed))
+            texts = known.texts if known else []
+            before = [torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+            if found.collapsed:
+                mark_closings(found, theirs, settings, whole_answers(theirs), before)
         if known and learnt_by_heart(known, settings):
-            texts = (lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in known.texts)
-            found.mark_stock(settings, [torch.tensor(ids) for ids in texts])
+            found.mark_stock(settings, before)
     return dataclasses.replace(found.record(), lines=lines_left(suspect, lm, config, report))
 
 
