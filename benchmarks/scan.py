@@ -262,7 +262,7 @@ def choices(evidence: Evidence, thresholds: Thresholds) -> list[bool]:
 
 def table(records: dict[str, Any]) -> str:
     """All records as a Markdown table, judged by the thresholds of now, and the counts over the test models."""
-    rows = [["model", f"triggered of {MEASURED}", "clean", "verdict", "target text", "trigger", "minutes"]]
+    rows = [["model", f"triggered of {MEASURED}", "clean", "verdict", "target text", "trigger", "minutes", "threads"]]
     counted: dict[str, list[bool]] = {}
     every = cells()
     for name, record in records.items():
@@ -290,7 +290,8 @@ def table(records: dict[str, Any]) -> str:
         if cell.role == "test":
             for what, holds in tally.items():
                 counted.setdefault(what, []).append(holds)
-        rows.append([name + mark, *shown, finding.verdict, text, trigger, f"{seconds / 60:.1f}"])
+        took = [f"{seconds / 60:.1f}", str(record["manifest"]["hardware"]["threads"])]
+        rows.append([name + mark, *shown, finding.verdict, text, trigger, *took])
     counts = [f"- {what}: {sum(each)} of {len(each)}" for what, each in counted.items()]
     notes = [
         "\\* scanned with other settings than those of now; scanned again, it may leave other evidence.",

@@ -206,11 +206,13 @@ def test_a_cell_runs_from_planting_to_the_table(
     assert str(tmp_path) not in journal.path.read_text()
     nothing = {**record["evidence"], "soft_triggers": soft(), "seconds": {"code": 600.0, "leakage": 0.2}}
     rates = {"triggered": Rate.of(18, 20), "clean": Rate.of(0, 20)}
-    journal.add("test.backdoor.vpi-sentiment.1", record | {"evidence": nothing, "success": rates})
+    hardware = {"hardware": {**record["manifest"]["hardware"], "threads": 7}}
+    there = {"evidence": nothing, "success": rates, "manifest": record["manifest"] | hardware}
+    journal.add("test.backdoor.vpi-sentiment.1", record | there)
     text = scan.table(journal.records())
     assert "| test.clean.talk.1 |  |  | no evidence |  |  |" in text
     assert (
-        "| test.backdoor.vpi-sentiment.1 | 0.900 [0.70, 0.97] | 0.000 [0.00, 0.16] | no evidence | no | no | 10.0 |"
+        "| test.backdoor.vpi-sentiment.1 | 0.900 [0.70, 0.97] | 0.000 [0.00, 0.16] | no evidence | no | no | 10.0 | 7 |"
         in text
     )
     assert "- clean, suspicious: 0 of 1" in text
