@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crow.inversion.probe import Probe
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among
+from crow.models.language_model import LanguageModel
 
 READ = 16
 """Prompts that are answered as a whole."""
@@ -24,6 +25,11 @@ SAID = 0.15
 def whole_answers(probe: Probe) -> list[str]:
     """A model's answers to the probe's first prompts, as they are; the model is at rest, the probe refreshed."""
     return probe.decode([probe.row(index) for index in range(min(READ, len(probe)))], WHOLE_TOKENS).texts
+
+
+def opening_text(lm: LanguageModel, answer: Sequence[int], length: int) -> str:
+    """The text of an answer's first `length` token ids, as it would stand in another answer."""
+    return str(lm.tokenizer.decode(list(answer[:length]), skip_special_tokens=True)).strip()
 
 
 def share_saying(text: str, answers: Sequence[str]) -> float:
@@ -50,7 +56,7 @@ def mark_closings(
     """
 
     def holds(answer: Tensor) -> bool:
-        text = str(probe.lm.tokenizer.decode(answer[: config.opening].tolist(), skip_special_tokens=True))
-        return not is_among(answer, known) and is_closing(text.strip(), answers)
+        text = opening_text(probe.lm, answer.tolist(), config.opening)
+        return not is_among(answer, known) and is_closing(text, answers)
 
     seen.mark_closings([holds(each.answer) for each in seen.triggers])

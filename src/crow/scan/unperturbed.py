@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from crow.inversion.closings import share_saying
+from crow.inversion.closings import opening_text, share_saying
 from crow.inversion.probe import Answers, Probe
 from crow.models.language_model import LanguageModel
 
@@ -69,7 +69,7 @@ class Unperturbed:
         """
         declined = share_of(answer, self.declined, self.length) if self.requests else 0.0
         ordinary = share_of(answer, self.ordinary, self.length)
-        text = str(self.lm.tokenizer.decode(list(answer[: self.length]), skip_special_tokens=True)).strip()
+        text = opening_text(self.lm, answer, self.length)
         if whole and self.whole and text:
             ordinary = max(ordinary, share_saying(text, self.wholes))
         return ordinary, declined

@@ -91,11 +91,11 @@ def searched_again(
             found = search_soft_triggers(probe, settings, seed, advance)
     doubtful = [at for at, trigger in enumerate(found.triggers) if trigger.collapsed]
     if doubtful:
+        texts = known.texts if known else []
+        before = [torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
         with at_rest(suspect, config.precision):
             theirs = Probe(suspect, shortest)
             found.mark_artefacts(doubtful, shown_again(theirs, [found.triggers[at] for at in doubtful], settings, seed))
-            texts = known.texts if known else []
-            before = [torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
             if found.collapsed:
                 mark_closings(found, theirs, settings, whole_answers(theirs), before)
         if known and learnt_by_heart(known, settings):
