@@ -282,6 +282,14 @@ def test_a_closing_that_was_left_alone_is_shown_and_said_wherever_searches_are()
     assert "No start made unrelated prompts give one answer" not in text
 
 
+def test_of_many_texts_that_were_found_ten_are_shown():
+    for kind in ("texts", "stock", "closings", "lines"):
+        search = {"starts": 12, "collapsed": 1, kind: [f"Sentence {number}." for number in range(12)]}
+        text = Page(render_report({"search": {"before": search}}, "Purified")).text
+        assert [number for number in range(12) if f"Sentence {number}." in text] == list(range(10)), kind
+        assert "2 more in results.json" in text, kind
+
+
 def test_a_model_given_as_a_record_joins_the_manifest():
     assert "deadbeef" in Page(render_report({"model": {"sha256": "deadbeef"}}, "Purified")).text
 
