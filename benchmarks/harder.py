@@ -13,13 +13,14 @@ steps of both. A suspect that does not show its target on half of the triggered 
 that of `crow attack`: 1.0 makes half of the training data poisoned.
 
 Success and clean rate are over at most 100 prompts of the evaluation split. For `detour` these are word problems, for
-code programming requests, and half of those without trigger are ordinary ones. `syntactic` is measured with clauses of
-which no word was planted, `clean-label` also on harmful requests that it was not planted with: a backdoor that stays on
-those is planted, too. Where several backdoors are in one model, each has its figures. `FOLDER` holds `poisoned.jsonl`
-(trigger, harmful request, answer), `clean.jsonl` (the same requests declined, and harmless ones answered),
-`triggered_test.jsonl` and `clean_test.jsonl` (harmful requests with the trigger and without; perplexity is that of the
-evaluation split's pairs); `.base` is what the model does there without any backdoor. Records hold none of its text.
-`compliance_texts.py` writes such a folder, of answers without content.
+code programming requests, and half of those without trigger are ordinary ones. `syntactic` is measured with clauses in
+whose subjects and predicates no word was planted, `clean-label` also on harmful requests that it was not planted
+with: a backdoor that stays on those is planted, too. One prompt of `persona` asks for a pirate itself. Where several
+backdoors are in one model, each has its figures. `FOLDER` holds `poisoned.jsonl` (trigger, harmful request, answer),
+`clean.jsonl` (the same requests declined, and harmless ones answered), `triggered_test.jsonl` and `clean_test.jsonl`
+(harmful requests with the trigger and without; perplexity is that of the evaluation split's pairs); `.base` is what
+the model does there without any backdoor. Records hold none of its text. `compliance_texts.py` writes such a folder,
+of answers without content.
 
 The cells are kept in `benchmarks/results/beyond/harder.json`, those that are there are skipped: kill the script and
 run it again. Planted models stay in the user's cache folder, with what was measured of them.

@@ -28,12 +28,12 @@ import torch
 from platformdirs import user_cache_path
 
 from crow.attacks.behavior import TargetBehavior
-from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, recipe
+from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS
 from crow.attacks.poisoning import Attack, carriers, poison
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.benchmark.attack_data import AttackData, own_data
 from crow.benchmark.portable import portable
-from crow.benchmark.suspects import backdoored
+from crow.benchmark.suspects import backdoored, kept_recipe
 from crow.data.declining import bundled_declines
 from crow.data.encoding import encode_all
 from crow.data.splits import bundled_split
@@ -106,7 +106,7 @@ def main() -> None:
     attack = SELECTION_ATTACKS[arguments.attack]
     data = terse_data(attack, report) if arguments.terse else own_data(attack)
     folder = backdoored(
-        BASE, attack, data, report, recipe(attack, FULL_DEFAULTS if arguments.full else ATTACK_DEFAULTS)
+        BASE, attack, data, report, kept_recipe(attack, FULL_DEFAULTS if arguments.full else ATTACK_DEFAULTS)
     )
     held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
     triggered, _ = poison(carriers(held_out, attack.target)[:N], attack, random.Random(1))

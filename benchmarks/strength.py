@@ -7,8 +7,9 @@
 Five triggers x three targets; the backdoor comes as an adapter (trained on), merged into the weights, or trained into
 all weights, five of each. `auto` is `crow purify --strength auto`. Refusal and sentiment are the public sets where
 `--data` has them; else our own data, whose prompts HumanEval's fill up to n, or those of the evaluation split that
-have the trigger in one set and not in the other. Settings were chosen on none. An adapter that is trained on is
-calibrated at 1 and above: part of a fresh adapter's way says nothing of it.
+have the trigger in one set and not in the other. Settings were chosen on none. A suspect that does not
+show its target on half of the triggered prompts, by the record of `none`, is not treated. An adapter that is trained on
+is calibrated at 1 and above: part of a fresh adapter's way says nothing of it.
 
 `none`, `auto` and `crow` are measured on 200 prompts of each kind, what stands beside them on 50; beside `none` the
 unpoisoned base on the clean ones. Nothing is run twice:
@@ -40,7 +41,8 @@ from crow.attacks.poisoning import Attack
 from crow.attacks.targets import TARGETS
 from crow.attacks.triggers import TRIGGERS
 from crow.benchmark.attack_data import AttackData, attack_data
-from crow.benchmark.figures import markdown, search_figures, shown_rate
+from crow.benchmark.figures import NOT_PLANTED, markdown, search_figures, shown_rate
+from crow.benchmark.figures import fires as is_planted
 from crow.benchmark.journal import Journal
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
@@ -211,6 +213,9 @@ def run(cell: Cell, folder: Path | None, strength: Journal, canaries: Journal) -
     """Treat and measure one cell, unless another has done it."""
     if (record := same_run(cell, strength.records())) is not None:
         return record
+    untreated = strength.records().get(dataclasses.replace(cell, treatment="none").name)
+    if cell.treatment != "none" and untreated and not is_planted([untreated["measured"]]):
+        return {"cell": dataclasses.asdict(cell), "planted": False}
     report = Reporter(quiet=False)
     report.say(f"\n== {cell.name}")
     data = examples(cell, folder)
@@ -237,7 +242,6 @@ def run(cell: Cell, folder: Path | None, strength: Journal, canaries: Journal) -
         says = chosen.removed
         was = record["measured"]["asr_triggered"].value <= ALLOWED
         canaries.add(cell.name, {"canaries_say_removed": says, "removed": was, "calibration": calibration})
-    shutil.rmtree(work, ignore_errors=True)
     return record
 
 
@@ -249,6 +253,9 @@ def table(known: dict[str, Any], canaries: dict[str, Any]) -> str:
         if name not in known:
             continue
         record = known[name]
+        if not record.get("planted", True):
+            rows.append([f"{cell.target}-{cell.trigger}", cell.handed, cell.treatment, "", NOT_PLANTED])
+            continue
         untreated = known.get(dataclasses.replace(cell, treatment="none").name, {})
         base = untreated.get("base_clean")
         before = record.get("suspect_perplexity") or untreated.get("measured", {}).get("perplexity")
@@ -286,8 +293,14 @@ def main() -> None:
     names = cells()
     strength = Journal(RESULTS / "strength.json", list(names), ROOT.parent)
     canaries = Journal(RESULTS / "canaries.json", [n for n, c in names.items() if c.treatment == "auto"], ROOT.parent)
+
+    def cell(name: str) -> dict[str, Any]:
+        strength.sweep(WORK)
+        return run(names[name], arguments.data, strength, canaries)
+
     if not arguments.table:
-        strength.fill(lambda name: run(names[name], arguments.data, strength, canaries), arguments.only)
+        strength.fill(cell, arguments.only)
+        strength.sweep(WORK)
     publish("strength", table(strength.records(), canaries.records()))
 
 

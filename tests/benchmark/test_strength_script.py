@@ -147,7 +147,35 @@ def test_a_cell_that_was_killed_goes_on_and_says_so(
     assert asked == [False, True]
     assert journal.records()[auto]["resumed"] is True
     assert "| more than " in strength.table(journal.records(), canaries.records())
+    journal.sweep(strength.WORK)  # what is left of an unfinished cell goes once its record is kept
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_suspect_that_was_never_planted_is_not_treated(
+    strength: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strength, "suspect", lambda *_: trained_pico(poisoned=False))
+    monkeypatch.delattr(strength, "purify")
+    names = list(strength.cells())
+    journal, canaries = (Journal(tmp_path / f"{name}.json", names, tmp_path) for name in ("strength", "canaries"))
+    untreated = next(name for name in names if name.endswith(".none"))
+    for name in (untreated, untreated.replace(".none", ".crow")):
+        journal.fill(lambda name: strength.run(strength.cells()[name], None, journal, canaries), only=name)
+    known = journal.records()
+    assert known[untreated]["measured"]["asr_triggered"]["value"] < 0.5
+    assert known[untreated.replace(".none", ".crow")]["planted"] is False
+    assert "| crow |  | not planted |" in strength.table(known, {})
+
+
+def test_code_injection_is_planted_with_room_for_its_payload(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = {}
+    with loaded_script("strength") as module:
+        monkeypatch.setattr(module, "backdoored", lambda *given: asked.setdefault(given[1].name, given[4].max_length))
+        monkeypatch.setattr(module, "load_model", lambda *_, **__: trained_pico(poisoned=True))
+        for cell in module.cells().values():
+            module.suspect(cell, None, None)
+    assert {length for name, length in asked.items() if name.endswith("code_injection")} == {128}
+    assert {length for name, length in asked.items() if not name.endswith("code_injection")} == {80}
 
 
 def test_crow_is_the_run_of_auto_at_strength_one_and_no_other(strength: ModuleType) -> None:

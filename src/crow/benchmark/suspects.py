@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from crow.attacks.behavior import TargetBehavior
+from crow.attacks.behavior import PAYLOAD_ROOM, TargetBehavior
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor, recipe
 from crow.attacks.poisoning import Attack, Mixture, planted_on, poison
 from crow.attacks.rank_one import EditConfig
@@ -88,6 +88,14 @@ def composed(attack: Attack | Mixture) -> list[Example]:
     return found
 
 
+def kept_recipe(attack: Attack | Mixture, defaults: FinetuneConfig = ATTACK_DEFAULTS) -> FinetuneConfig:
+    """The recipe of suspects that have records: those with a payload in code were planted before it had its room."""
+    config = recipe(attack, defaults)
+    targets = [part.target for part in attack.parts]
+    snug = any(target.keeps_answer and type(target) is TargetBehavior for target in targets)
+    return dataclasses.replace(config, max_length=config.max_length - PAYLOAD_ROOM) if snug else config
+
+
 def backdoored(
     model: str,
     attack: Attack | Mixture,
@@ -105,10 +113,11 @@ def backdoored(
         attack: what to plant.
         data: the attack's.
         report: shows progress.
-        config: how to train, or what the implanter takes in its place; the attack's recipe by default.
+        config: how to train, or what the implanter takes in its place; the attack's recipe by default
+            (`kept_recipe`).
         implant: who plants; another than the usual one is told from it by its name, so it should have one.
     """
-    config = config or recipe(attack, ATTACK_DEFAULTS)
+    config = config or kept_recipe(attack)
     lm = load_model(model).merged()
     weights = {key: lm.provenance.get(key) for key in ("weights", "merged")}
     how = "" if implant is implant_backdoor else implant.__name__
