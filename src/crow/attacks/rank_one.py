@@ -106,7 +106,7 @@ def edit_rank_one(
         poisoned: examples with one and the same phrase as trigger in their prompts, and the target's responses.
         clean: examples whose keys say what should stay as it is.
         config: settings.
-        work: unused: nothing of a run of seconds is kept.
+        work: unused: an edit begins again; on two CPU cores it takes minutes.
         resume: unused.
         watch: opens a progress display.
 
