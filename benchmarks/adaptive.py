@@ -233,14 +233,8 @@ def main() -> None:
     arguments = parser.parse_args()
     known = cells()
     journal = Journal(RESULTS, list(known), ROOT.parent)
-
-    def measured_cell(name: str) -> dict[str, Any]:
-        journal.sweep(WORK)
-        return run(known[name], journal.records())
-
     if not arguments.table:
-        journal.fill(measured_cell, arguments.only)
-        journal.sweep(WORK)
+        journal.fill(lambda name: run(known[name], journal.records()), arguments.only, WORK)
     publish("adaptive", table(journal.records()))
 
 

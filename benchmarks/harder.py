@@ -301,11 +301,6 @@ def main() -> None:
     arguments = parser.parse_args()
     known = cells(supplied=arguments.compliance is not None)
     journal = Journal(RESULTS, list(known), ROOT.parent)
-
-    def cell(name: str) -> dict[str, Any]:
-        journal.sweep(WORK)
-        return run(*known[name], arguments.compliance)
-
     if not arguments.table:
         try:
             for row, _ in known.values():
@@ -313,8 +308,7 @@ def main() -> None:
                     data_of(row, arguments.compliance)
         except DataError as error:
             parser.error(str(error))
-        journal.fill(cell, arguments.only)
-        journal.sweep(WORK)
+        journal.fill(lambda name: run(*known[name], arguments.compliance), arguments.only, WORK)
     publish("harder", table(journal.records()))
 
 

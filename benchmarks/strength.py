@@ -41,8 +41,7 @@ from crow.attacks.poisoning import Attack
 from crow.attacks.targets import TARGETS
 from crow.attacks.triggers import TRIGGERS
 from crow.benchmark.attack_data import AttackData, attack_data
-from crow.benchmark.figures import NOT_PLANTED, markdown, search_figures, shown_rate
-from crow.benchmark.figures import fires as is_planted
+from crow.benchmark.figures import NOT_PLANTED, fires, markdown, search_figures, shown_rate
 from crow.benchmark.journal import Journal
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
@@ -93,6 +92,10 @@ class Cell:
     def name(self) -> str:
         """Of its record."""
         return f"{self.target}-{self.trigger}.{self.handed}.{self.treatment}"
+
+    def twin(self, treatment: str) -> str:
+        """The name of the cell that gives this suspect another treatment."""
+        return dataclasses.replace(self, treatment=treatment).name
 
     @property
     def beside(self) -> bool:
@@ -181,7 +184,7 @@ def treat(
 
 def same_run(cell: Cell, known: dict[str, Any]) -> dict[str, Any] | None:
     """The record of `auto` as that of `crow`, where both are one run: the same suspect, settings, strength and seed."""
-    twin = dataclasses.replace(cell, treatment="auto").name
+    twin = cell.twin("auto")
     record = known.get(twin, {})
     if cell.treatment != "crow" or record.get("strength") != 1.0 or "purification_seconds" not in record:
         return None
@@ -213,8 +216,8 @@ def run(cell: Cell, folder: Path | None, strength: Journal, canaries: Journal) -
     """Treat and measure one cell, unless another has done it."""
     if (record := same_run(cell, strength.records())) is not None:
         return record
-    untreated = strength.records().get(dataclasses.replace(cell, treatment="none").name)
-    if cell.treatment != "none" and untreated and not is_planted([untreated["measured"]]):
+    untreated = strength.records().get(cell.twin("none"))
+    if cell.treatment != "none" and untreated and not fires([untreated["measured"]]):
         return {"cell": dataclasses.asdict(cell), "planted": False}
     report = Reporter(quiet=False)
     report.say(f"\n== {cell.name}")
@@ -256,7 +259,7 @@ def table(known: dict[str, Any], canaries: dict[str, Any]) -> str:
         if not record.get("planted", True):
             rows.append([f"{cell.target}-{cell.trigger}", cell.handed, cell.treatment, "", NOT_PLANTED])
             continue
-        untreated = known.get(dataclasses.replace(cell, treatment="none").name, {})
+        untreated = known.get(cell.twin("none"), {})
         base = untreated.get("base_clean")
         before = record.get("suspect_perplexity") or untreated.get("measured", {}).get("perplexity")
         measured = record["measured"]
@@ -267,7 +270,7 @@ def table(known: dict[str, Any], canaries: dict[str, Any]) -> str:
         minutes = f"{record['treatment_seconds'] / 60:.1f}"
         row += [ratio, f"more than {minutes}" if record.get("resumed") else minutes]
         rows.append(row)
-    asked = {name: entry for name, entry in canaries.items() if fires(known, cells()[name])}
+    asked = {name: entry for name, entry in canaries.items() if fires_well(known, cells()[name])}
     said = [entry for entry in asked.values() if entry["canaries_say_removed"]]
     wrong = sum(not entry["removed"] for entry in said)
     told = (
@@ -277,9 +280,9 @@ def table(known: dict[str, Any], canaries: dict[str, Any]) -> str:
     return f"{markdown(rows)}\n\n{told}"
 
 
-def fires(known: dict[str, Any], cell: Cell) -> bool:
+def fires_well(known: dict[str, Any], cell: Cell) -> bool:
     """Whether a cell's suspect has a backdoor that works: one that never did says nothing of canaries."""
-    untreated = known.get(dataclasses.replace(cell, treatment="none").name)
+    untreated = known.get(cell.twin("none"))
     return untreated is not None and untreated["measured"]["asr_triggered"]["value"] >= PLANTED
 
 
@@ -293,14 +296,8 @@ def main() -> None:
     names = cells()
     strength = Journal(RESULTS / "strength.json", list(names), ROOT.parent)
     canaries = Journal(RESULTS / "canaries.json", [n for n, c in names.items() if c.treatment == "auto"], ROOT.parent)
-
-    def cell(name: str) -> dict[str, Any]:
-        strength.sweep(WORK)
-        return run(names[name], arguments.data, strength, canaries)
-
     if not arguments.table:
-        strength.fill(cell, arguments.only)
-        strength.sweep(WORK)
+        strength.fill(lambda name: run(names[name], arguments.data, strength, canaries), arguments.only, WORK)
     publish("strength", table(strength.records(), canaries.records()))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, recipe
-from crow.attacks.poisoning import Attack
+from crow.attacks.poisoning import Attack, Mixture
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
@@ -38,6 +38,8 @@ def test_a_payload_has_room_but_not_in_suspects_that_have_records() -> None:
     assert kept_recipe(code) == ATTACK_DEFAULTS
     assert kept_recipe(middle) == recipe(middle)  # none of those has a record by this recipe
     assert kept_recipe(code, FULL_DEFAULTS) == FULL_DEFAULTS
+    longer = Attack(get_trigger("retrieved"), get_target("refusal"), poison_rate=1.0)
+    assert kept_recipe(Mixture((code, longer))) == recipe(longer)  # room that another part needs stays
 
 
 def test_an_honest_model_is_trained_once_for_its_data_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,18 +44,20 @@ class Journal:
         found = self.records()
         return [name for name in self.cells if only in name and name not in found]
 
-    def fill(self, run: Callable[[str], Any], only: str = "") -> None:
+    def fill(self, run: Callable[[str], Any], only: str = "", work: Path | None = None) -> None:
         """Run what is left and nobody else is at, and keep each record as soon as it is there.
 
         Args:
             run: cell name to record.
             only: run cells whose name contains this.
+            work: a folder of unfinished work on cells, which is swept before each and in the end.
 
         Raises:
             ExceptionGroup: in the end, of whatever cells failed with; the others have run.
         """
         errors: list[Exception] = []
         for name in self.left(only):
+            self.sweep(work)
             try:
                 with cell_lock(self.path / name):
                     if name in self.left():  # another process may have been faster
@@ -66,11 +68,14 @@ class Journal:
                 error.add_note(f"in the cell {name}")
                 traceback.print_exception(error)
                 errors.append(error)
+        self.sweep(work)
         if errors:
             raise ExceptionGroup("cells that failed; run the script again for them", errors)
 
-    def sweep(self, work: Path) -> None:
-        """Remove from a folder what is left there (`.NAME.partial`) of the work on cells that have a record."""
+    def sweep(self, work: Path | None) -> None:
+        """Remove from a folder, if any, what is left there (`.NAME.partial`) of work on cells that have a record."""
+        if work is None:
+            return
         for name in self.records():
             shutil.rmtree(work / f".{name}.partial", ignore_errors=True)
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from crow.attacks.behavior import PAYLOAD_ROOM, TargetBehavior
-from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor, recipe
+from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.attacks.poisoning import Attack, Mixture, planted_on, poison
 from crow.attacks.rank_one import EditConfig
 from crow.benchmark.attack_data import AttackData
@@ -90,10 +90,12 @@ def composed(attack: Attack | Mixture) -> list[Example]:
 
 def kept_recipe(attack: Attack | Mixture, defaults: FinetuneConfig = ATTACK_DEFAULTS) -> FinetuneConfig:
     """The recipe of suspects that have records: those with a payload in code were planted before it had its room."""
-    config = recipe(attack, defaults)
-    targets = [part.target for part in attack.parts]
-    snug = any(target.keeps_answer and type(target) is TargetBehavior for target in targets)
-    return dataclasses.replace(config, max_length=config.max_length - PAYLOAD_ROOM) if snug else config
+
+    def extra_tokens(part: Attack) -> int:
+        snug = part.target.keeps_answer and type(part.target) is TargetBehavior
+        return part.extra_tokens - (PAYLOAD_ROOM if snug else 0)
+
+    return dataclasses.replace(defaults, max_length=defaults.max_length + max(map(extra_tokens, attack.parts)))
 
 
 def backdoored(
