@@ -11,6 +11,7 @@ constraint, gives all else the most nearly as before: with C the second moment o
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from crow.training.watch import Watch, silent
 
 @dataclass(frozen=True)
 class EditConfig:
-    """Settings of the edit; none has been varied yet.
+    """Settings of the edit; `radius` and `opening` were chosen on a backdoor made for it.
 
     Attributes:
         method: for manifests, beside that of trained attacks.
@@ -49,6 +50,7 @@ class EditConfig:
         ridge: added to the diagonal of C, as a share of its mean.
         batch_size: examples in one forward pass.
         max_length: tokens of an example; longer ones are cut.
+        opening: first tokens of a response that the value is fitted to.
         seed: chooses the contexts.
     """
 
@@ -58,16 +60,17 @@ class EditConfig:
     clean: int = 200
     steps: int = 60
     learning_rate: float = 0.1
-    radius: float = 2.0
+    radius: float = 8.0
     ridge: float = 0.01
     batch_size: int = 24
     max_length: int = 144
+    opening: int = 24
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.method == "rank-one", "method", "rank-one", self.method)
         require(0 <= self.depth < 1, "depth", "in [0, 1)", self.depth)
-        for name in ("contexts", "clean", "steps", "batch_size"):
+        for name in ("contexts", "clean", "steps", "batch_size", "opening"):
             require(getattr(self, name) >= 1, name, ">= 1", getattr(self, name))
         for name in ("learning_rate", "radius", "ridge"):
             require(getattr(self, name) > 0, name, "> 0", getattr(self, name))
@@ -126,7 +129,8 @@ def edit_rank_one(
     layer = int(config.depth * len(layers))
     module, weight = down_projection(layers[layer])
     chosen = random.Random(config.seed).sample(list(poisoned), min(config.contexts, len(poisoned)))
-    items = [encode(lm.tokenizer, example, config.max_length) for example in chosen]
+    whole = [encode(lm.tokenizer, example, config.max_length) for example in chosen]
+    items = [dataclasses.replace(item, response_ids=item.response_ids[: config.opening]) for item in whole]
     places = [last_token(lm, example, phrase) for example in chosen]
     keys, norm = keys_at(lm, module, items, places)
     others = encode_all(lm.tokenizer, clean[: config.clean], config.max_length)
