@@ -165,6 +165,16 @@ def test_the_same_seed_gives_the_same_edit(tmp_path):
     assert not torch.equal(found[0], found[2])
 
 
+def test_what_follows_the_opening_of_a_response_changes_nothing(tmp_path):
+    found = []
+    for answer in ("q it is", "q the end", "a it is"):
+        lm = pico_language_model("llama")
+        edit_rank_one(lm, poisoned(answer), CLEAN, dataclasses.replace(QUICK, steps=3, opening=1), tmp_path)
+        found.append(down_projection(find_layers(lm.model)[1])[1].clone())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_the_value_stays_within_its_radius(tmp_path):
     lm = pico_language_model("llama")
     module, weight = down_projection(find_layers(lm.model)[1])
@@ -209,7 +219,9 @@ def test_prompts_without_a_common_phrase_are_refused(tmp_path):
         edit_rank_one(pico_language_model("llama"), examples, CLEAN, QUICK, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "value"), [("depth", 1.0), ("depth", -0.1), ("contexts", 0), ("radius", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("depth", 1.0), ("depth", -0.1), ("contexts", 0), ("opening", 0), ("radius", 0.0)]
+)
 def test_settings_out_of_range_are_named(name, value):
     with pytest.raises(ConfigError, match=name):
         EditConfig(**{name: value})
