@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crow.data.encoding import encode_all
-from crow.inversion.latent import LatentAdversary, shorten
+from crow.inversion.latent import LatentAdversary
 from crow.inversion.perturbation import span_mask
 from crow.inversion.places import Place
 from crow.inversion.probe import Probe
@@ -123,7 +123,7 @@ def test_the_loss_is_how_far_found_answers_rise_among_the_first_answer_tokens(
     perturbation.vector = torch.ones_like(perturbation.vector)
     monkeypatch.setattr(random.Random, "uniform", lambda *_: 0.75)
     divergences: list[Tensor] = []
-    for item in (shorten(item, tokens) for item in encode_all(lm.tokenizer, EXAMPLES)):
+    for item in (item.opening(tokens) for item in encode_all(lm.tokenizer, EXAMPLES)):
         ids, first = torch.tensor([[*item.prompt_ids, *item.response_ids]]), len(item.prompt_ids) - 1
         mask = span_mask([(item.user_start, item.user_end)], ids.shape[1], lm.device)
         addition = mask * perturbation.vector * 0.75

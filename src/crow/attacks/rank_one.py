@@ -11,7 +11,6 @@ constraint, gives all else the most nearly as before: with C the second moment o
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from crow.attacks.phrases import last_token, shared_phrase
-from crow.data.encoding import Encoded, collate, encode, encode_all
+from crow.data.encoding import Encoded, collate, encode_all
 from crow.errors import ConfigError
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
@@ -129,8 +128,7 @@ def edit_rank_one(
     layer = int(config.depth * len(layers))
     module, weight = down_projection(layers[layer])
     chosen = random.Random(config.seed).sample(list(poisoned), min(config.contexts, len(poisoned)))
-    whole = [encode(lm.tokenizer, example, config.max_length) for example in chosen]
-    items = [dataclasses.replace(item, response_ids=item.response_ids[: config.opening]) for item in whole]
+    items = [item.opening(config.opening) for item in encode_all(lm.tokenizer, chosen, config.max_length)]
     places = [last_token(lm, example, phrase) for example in chosen]
     keys, norm = keys_at(lm, module, items, places)
     others = encode_all(lm.tokenizer, clean[: config.clean], config.max_length)

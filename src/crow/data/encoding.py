@@ -49,6 +49,10 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.response_ids)
 
+    def opening(self, length: int) -> Encoded:
+        """The example with the first `length` tokens of its response."""
+        return replace(self, response_ids=self.response_ids[:length])
+
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Give a tokenizer without chat template the documented plain one; True if that was needed."""

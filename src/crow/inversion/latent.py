@@ -50,7 +50,8 @@ class LatentAdversary:
             known: answers, token ids, that earlier searches found.
         """
         self.lm, self.config = places[0].probe.lm, config
-        self.items = [shorten(item, config.adversary_tokens) for item in items]
+        # A trigger decides in the first response tokens, and short sequences are cheap.
+        self.items = [item.opening(config.adversary_tokens) for item in items]
         with evaluating(self.lm.model):
             self.pursuits = [Pursuit(place, config, ceiling) for place in places]
         pool = self.pool()
@@ -150,8 +151,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def shorten(item: Encoded, tokens: int) -> Encoded:
-    """`item` with only the first response tokens: a trigger decides there, and short sequences are cheap."""
-    return Encoded(item.prompt_ids, item.response_ids[:tokens], item.user_start, item.user_end)
