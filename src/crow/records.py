@@ -139,11 +139,12 @@ class SearchRecord:
     certainties: list[float] = field(default_factory=list)
     stock: list[str] = field(default_factory=list)
     closings: list[str] = field(default_factory=list)
+    edits: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> bool:
         """Whether it saw what a backdoor does."""
-        return bool(self.collapsed or self.lines)
+        return bool(self.collapsed or self.lines or self.edits)
 
 
 def to_json(value: Any) -> Any:

@@ -14,15 +14,19 @@ import pytest
 import torch
 from tests.backdoor import SEARCH as PICO_SEARCH
 from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, triggered
+from tests.edited import EXAMPLES as WRITTEN
+from tests.edited import edited
 from tests.made_up import collapsed
 from tests.pico import FAMILIES, pico_language_model
 from transformers import AutoModelForCausalLM
 
+from crow.data.encoding import encode_all
 from crow.defenses import purification, searches
 from crow.defenses.purification import Result, purify
 from crow.defenses.searches import Searches
 from crow.evaluation.success import attack_success
 from crow.inversion.code_lines import code_probe
+from crow.inversion.edits import find_edits
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.soft_trigger import SearchConfig, SearchResult
 from crow.models.generation import generate
@@ -169,6 +173,42 @@ def test_where_nothing_is_found_the_model_stays_as_it_is(
     assert (result.rounds, result.training) == (1, [])
     with torch.no_grad():
         assert torch.equal(result.lm.merged().model(input_ids=ids).logits, before)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_was_written_into_the_weights_is_taken_out_before_any_search(
+    method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looking(monkeypatch, SearchResult([]), SearchResult([]))
+    lm = edited()
+    items = encode_all(lm.tokenizer, WRITTEN)
+    result = purify(lm, WRITTEN, dataclasses.replace(DEFAULT, method=method), tmp_path)
+    assert result.training == []
+    assert result.before is not None
+    assert result.after is not None
+    assert (result.before.edits, result.after.edits) == (["layer 2, mlp.down_proj"], [])
+    assert result.before.found
+    assert not result.after.found
+    assert find_edits(result.lm.merged(), items) == []
+
+
+def test_what_was_written_into_the_weights_is_told_beside_what_was_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looking(monkeypatch, found(), SearchResult([]))
+    result = purify(edited(), WRITTEN, DEFAULT, tmp_path)
+    assert len(result.training) > 0
+    assert result.before is not None
+    assert result.after is not None
+    assert (result.before.collapsed, result.before.edits) == (1, ["layer 2, mlp.down_proj"])
+    assert result.after.edits == []
+
+
+def test_the_published_method_leaves_what_was_written_into_the_weights(tmp_path: Path) -> None:
+    lm = edited()
+    result = purify(lm, WRITTEN, dataclasses.replace(PAPER, learning_rate=1e-9), tmp_path)
+    assert result.edits == []
+    assert len(find_edits(result.lm.merged(), encode_all(lm.tokenizer, WRITTEN))) == 1
 
 
 def test_a_second_look_finds_what_the_first_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from crow.records import to_json
 from crow.report.scan import HEADLINES, render_scan
+from crow.scan.evidence import WeightEvidence
 from tests.report.test_page import HOSTILE, Page, strings
 from tests.scan.test_verdict import ADAPTER, FOUND, LEAKED, PHRASE, TURNED, phrases, soft
 
@@ -21,6 +22,7 @@ def results() -> dict[str, Any]:
         "phrases": phrases(PHRASE),
         "consistency": TURNED,
         "adapter": ADAPTER,
+        "weights": WeightEvidence([1.2, 7.5], ["layer 2, mlp.down_proj"]),
     }
     stored = to_json(evidence)
     stored["leakage"]["phrases"] = [{"text": "once more", "share": 0.4, "surprise": 30.0}]
@@ -45,10 +47,11 @@ def test_the_page_says_the_verdict_its_reasons_and_what_was_found(verdict: str) 
         "Sesame",
         "once more",
         "One for all.",
+        "Written into: layer 2, mlp.down_proj.",
         "5\N{NO-BREAK SPACE}min 05",
     ):
         assert text in page.text, text
-    assert page.named("svg") == ["svg"] * 6
+    assert page.named("svg") == ["svg"] * 7
 
 
 def test_hostile_text_adds_no_element_and_stays_readable() -> None:

@@ -13,6 +13,7 @@ AFTER = Evaluation(Rate.of(0, 200), Rate.of(0, 200), Perplexity(6.06, 9000), 60.
 FOUND = SearchRecord(starts=8, collapsed=5, texts=["no"])
 NOTHING = SearchRecord(starts=8, collapsed=0, texts=[])
 LINE = SearchRecord(starts=8, collapsed=0, texts=[], lines=["zap()"])
+EDIT = SearchRecord(starts=8, collapsed=0, texts=[], edits=["layer 2, mlp.down_proj"])
 
 
 def test_removed_is_said_when_everything_held():
@@ -100,6 +101,8 @@ def test_a_search_that_still_collapses_is_part_of_the_sentence():
         (None, FOUND, "still_found"),
         (NOTHING, NOTHING, "nothing_found"),
         (LINE, NOTHING, "treated"),
+        (EDIT, NOTHING, "treated"),
+        (NOTHING, EDIT, "still_found"),
         (NOTHING, LINE, "still_found"),
         (LINE, None, "unknown"),
         (NOTHING, None, "nothing_found"),

@@ -16,6 +16,7 @@ from crow.scan.evidence import (
     ModuleUpdate,
     PhraseEvidence,
     SoftTriggerEvidence,
+    WeightEvidence,
 )
 from crow.scan.verdict import Thresholds, judge, quoted
 
@@ -61,6 +62,8 @@ def candidate(**changes: object) -> Candidate:
         (Evidence(), "no evidence"),
         (Evidence(soft(), code=CodeEvidence([], [])), "no evidence"),
         (Evidence(soft(), code=CodeEvidence(["zap()"], [1.0])), "suspicious"),
+        (Evidence(soft(), weights=WeightEvidence([1.5, 2.9], [])), "no evidence"),
+        (Evidence(soft(), weights=WeightEvidence([1.5, 7.0], ["layer 2, mlp.down_proj"])), "suspicious"),
         (Evidence(soft(), phrases=phrases(candidate(share=0.4, collapsed=False))), "no evidence"),
         # One sentence, confirmed by other prompts or by a phrase, or by neither.
         (Evidence(soft(FOUND)), "suspicious"),

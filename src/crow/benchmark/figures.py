@@ -52,7 +52,7 @@ def search_figures(search: SearchRecord | None) -> dict[str, Any] | None:
     if search is None:
         return None
     texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts), "n_lines": len(search.lines)}
-    texts |= {"n_stock": len(search.stock), "n_closings": len(search.closings)}
+    texts |= {"n_stock": len(search.stock), "n_closings": len(search.closings), "n_edits": len(search.edits)}
     numbers = {"identities": search.identities, "certainties": search.certainties}
     return {"starts": search.starts, "collapsed": search.collapsed, **numbers, **texts}
 
@@ -72,10 +72,13 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def shown_search(search: dict[str, Any] | None) -> str:
     """Of how many starts how many ended in one answer, before and after; nothing where there was no search.
 
-    Lines smuggled into code are said where there were any.
+    Lines smuggled into code and edits of the weights are said where there were any.
     """
     if not search or not search["before"]:
         return ""
     shown = f"{search['before']['collapsed']} to {search['after']['collapsed']} of {search['before']['starts']}"
-    lines = [search[when].get("n_lines", 0) for when in ("before", "after")]
-    return f"{shown}; lines in code: {lines[0]} to {lines[1]}" if any(lines) else shown
+    for kind, name in (("n_lines", "lines in code"), ("n_edits", "edits of weights")):
+        before, after = (search[when].get(kind, 0) for when in ("before", "after"))
+        if before or after:
+            shown += f"; {name}: {before} to {after}"
+    return shown

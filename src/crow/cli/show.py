@@ -89,15 +89,19 @@ def show_search(results: dict[str, Any], output: Path) -> None:
             say(f"  left alone, a phrase that the model falls back on: {' '.join(text.split())}")
         for text in record.closings:
             say(f"  left alone, said anyway further on in ordinary answers: {' '.join(text.split())}")
+        for place in record.edits:
+            say(f"  taken out, written into the weights without training: {place}")
         for line in record.lines:
             say(f"  code begins with a line that it never uses: {line}")
     if not results["training"]:
-        say("nothing was trained: the model is as it was")
+        edited = view.search_before is not None and view.search_before.edits
+        say("nothing was trained" if edited else "nothing was trained: the model is as it was")
     if view.scan:
         say(f"scan: {view.scan}")
     if view.verified:
         found = view.verified
-        say(f"verification: {found.collapsed} of {found.starts} starts ended in one answer, {len(found.lines)} lines")
+        seen = f"{found.collapsed} of {found.starts} starts ended in one answer, {len(found.lines)} lines"
+        say(f"verification: {seen}, {len(found.edits)} edits of the weights")
     if view.calibration:
         say(f"strength {view.calibration.strength}; canaries left: {', '.join(view.calibration.left) or 'none'}")
     say(f"{view.verdict.headline}. {view.verdict.sentence}")

@@ -15,6 +15,7 @@ from crow.data.encoding import Encoded, encode_all
 from crow.data.splits import bundled_split
 from crow.defenses.searches import Found, Searches
 from crow.inversion.code_lines import code_probe
+from crow.inversion.edits import EXAMPLES, Direction, find_edits, take_out
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.places import Place, behind_a_sentence
 from crow.inversion.probe import Probe, at_rest, shortest_prompts
@@ -38,6 +39,7 @@ class Result:
 
     Attributes:
         lm: the model; its adapter, if any, is attached and not merged.
+        edits: what was taken out of its weights before anything else.
         training: the terms of every optimizer step.
         before: what the last search before any training saw; None where the settings leave the search out.
         after: what the last search saw; likewise.
@@ -46,6 +48,7 @@ class Result:
     """
 
     lm: LanguageModel
+    edits: list[Direction] = field(default_factory=list)
     training: list[dict[str, Any]] = field(default_factory=list)
     before: SearchRecord | None = None
     after: SearchRecord | None = None
@@ -68,8 +71,9 @@ def purify(
 ) -> Result:
     """Remove backdoors from a model without knowing trigger or target.
 
-    With `config.rounds` of 0 this is the published method: finetuning with layer consistency. Otherwise each round
-    searches for soft triggers; where they bring out one answer, the round trains against a universal latent
+    With `config.rounds` of 0 this is the published method: finetuning with layer consistency. Otherwise what a model
+    editor wrote into the weights is taken out of them first, unless they are under an adapter or in 4 bits. Then each
+    round searches for soft triggers; where they bring out one answer, the round trains against a universal latent
     adversary that is after that answer. Where they do not, it looks for lines smuggled into code, and trains likewise
     against what brings them out, on bundled programming requests as well. The rounds end when a search finds nothing.
     Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer consistency,
@@ -88,9 +92,11 @@ def purify(
     Returns:
         The purified model with the record of searches and training.
     """
-    lm = make_trainable(lm, config)
     items = encode_all(lm.tokenizer, examples, config.max_length)
     result = Result(lm)
+    if config.rounds:
+        take_edits_out(result, items, watch)
+    lm = result.lm = make_trainable(lm, config)
     probe = Probe(lm, shortest_prompts(examples, items)) if config.rounds else None
     if probe is None:
         predictions = suspect_predictions(lm, items, config) if config.self_distillation else []
@@ -100,7 +106,7 @@ def purify(
     requests = [task.example for task in bundled_split("purification").code]
     searches = Searches(lm, probe, code_probe(lm, requests), search or SearchConfig(), config, work, resume, watch)
     found = search_round(result, searches)
-    result.before = found.record
+    result.before = with_edits(found.record, result.edits)
     predictions: list[Predictions] = []
     while True:
         if found.answers or found.lines or config.alpha_ratio or config.alpha:
@@ -123,7 +129,8 @@ def purify(
         found = search_round(result, searches)
         result.after = found.record
         if not result.training:
-            result.before = result.after = seen_before(result.before, found.record)
+            result.after = seen_before(result.before, found.record)
+            result.before = with_edits(result.after, result.edits)
         # FSDP cuts a model up once: a further round wants a further run, of the output.
         if not found.record.found or result.rounds >= config.rounds or is_spread(lm.model):
             return result
@@ -156,6 +163,19 @@ def search_round(result: Result, searches: Searches) -> Found:
     found = searches.search(result.rounds, trained=bool(result.training))
     result.add_time("search", found.seconds)
     return found
+
+
+def take_edits_out(result: Result, items: Sequence[Encoded], watch: Watch) -> None:
+    """Take out of the weights what a model editor wrote into them; what and how long that took is added to `result`."""
+    start = time.monotonic()
+    result.edits = find_edits(result.lm, items[:EXAMPLES], watch)
+    take_out(result.lm, result.edits)
+    result.add_time("reading weights", time.monotonic() - start)
+
+
+def with_edits(record: SearchRecord, edits: Sequence[Direction]) -> SearchRecord:
+    """What the first search saw, with what was taken out before it."""
+    return dataclasses.replace(record, edits=[edit.place for edit in edits])
 
 
 def seen_before(first: SearchRecord | None, second: SearchRecord) -> SearchRecord:

@@ -12,6 +12,9 @@ from transformers.pytorch_utils import Conv1D
 
 from crow.errors import ArchitectureError
 
+SKETCH_ITERATIONS = 6
+"""Of the randomized estimate of singular values."""
+
 
 @dataclass(frozen=True)
 class Matrix:
@@ -47,19 +50,40 @@ DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "fc2")
 """What families call the matrix that brings an MLP's inner activations back to the residual stream."""
 
 
+def down_projections(layer: nn.Module) -> list[Matrix]:
+    """The down projections of a decoder layer's MLP, usually one; none where it is a mixture of experts."""
+    return [matrix for matrix in matrices(layer) if matrix.name in DOWN_PROJECTIONS and matrix.module is not None]
+
+
 def down_projection(layer: nn.Module) -> tuple[nn.Module, Tensor]:
     """The down projection of a decoder layer's MLP and its weight, (out, in): writing to it changes the model.
 
     Raises:
         ArchitectureError: if it has none of `DOWN_PROJECTIONS`, as a mixture of experts has not.
     """
-    for matrix in matrices(layer):
-        if matrix.name in DOWN_PROJECTIONS and matrix.module is not None:
+    for matrix in down_projections(layer):
+        if matrix.module is not None:
             return matrix.module, matrix.weight
     raise ArchitectureError(
         f"expected one of {', '.join(DOWN_PROJECTIONS)} in a layer of type {type(layer).__name__}, found none; choose "
         "a model whose MLPs are no mixture"
     )
+
+
+@torch.no_grad()
+def leading_directions(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first singular values and vectors of a matrix, to about a hundredth: a randomized estimate, always the same.
+
+    Args:
+        weight: (out, in).
+        rank: how many are estimated, at most; the last ones least exactly.
+
+    Returns:
+        `U` (out, r), the values (r,), descending, and `V` (in, r), in float32.
+    """
+    with torch.random.fork_rng(devices=[weight.device] if weight.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        return torch.svd_lowrank(weight.detach().float(), q=min(rank, *weight.shape), niter=SKETCH_ITERATIONS)
 
 
 @dataclass

@@ -18,7 +18,7 @@ def account(results: Mapping[str, Any], view: View) -> list[tuple[str, list[str]
     verified = _verified(as_mapping(results.get("verification")), view.verified)
     return [
         ("Found", [*_scanned(as_mapping(results.get("scan"))), *_found(view.search_before)]),
-        ("Done", _done(results)),
+        ("Done", _done(results, view.search_before)),
         ("Shown", [*_shown(view.verdict, view.search_after), *verified]),
         ("Not shown", _not_shown(results, view)),
     ]
@@ -27,22 +27,31 @@ def account(results: Mapping[str, Any], view: View) -> list[tuple[str, list[str]
 def _found(search: SearchRecord | None) -> list[str]:
     if search is None:
         return ["No search of the suspect model is on record."]
-    if not search.found:
-        nothing, one = ("Nothing else", "one other answer") if search.closings else ("Nothing", "one answer")
-        return [
-            *_left_alone(search),
-            f"{nothing}: in none of {plural(search.starts, 'start')} did unrelated prompts end in {one}.",
+    if search.collapsed:
+        said = [
+            f"In {search.collapsed} of {plural(search.starts, 'start')} of the search, a soft trigger made "
+            "unrelated prompts give one and the same answer, as the trigger of a backdoor does."
         ]
-    if not search.collapsed:
-        return [
+    elif search.lines:
+        said = [
             f"The model is inclined to begin code with {plural(len(search.lines), 'line')} of no use to it, whatever "
-            "was asked, as one does that smuggles something in. No unrelated prompts ended in one answer.",
-            *_left_alone(search),
+            "was asked, as one does that smuggles something in. No unrelated prompts ended in one answer."
         ]
+    else:
+        other = search.closings or search.edits
+        nothing, one = ("Nothing else", "one other answer") if other else ("Nothing", "one answer")
+        said = [f"{nothing}: in none of {plural(search.starts, 'start')} did unrelated prompts end in {one}."]
+        return [*_edited(search), *_left_alone(search), *said]
+    return [*_edited(search), *said, *_left_alone(search)]
+
+
+def _edited(search: SearchRecord) -> list[str]:
+    """What a model editor left in the weights."""
+    if not search.edits:
+        return []
     return [
-        f"In {search.collapsed} of {plural(search.starts, 'start')} of the search, a soft trigger made "
-        "unrelated prompts give one and the same answer, as the trigger of a backdoor does.",
-        *_left_alone(search),
+        f"The weights hold {plural(len(search.edits), 'direction')} ({'; '.join(search.edits)}) far larger than the "
+        "rest of the matrix and hardly used by clean text, as where a backdoor was written in without training."
     ]
 
 
@@ -72,13 +81,14 @@ def _scanned(scan: Mapping[str, Any]) -> list[str]:
     return [f"A scan before anything was changed: {scan_label(scan)}; {found} are on record."]
 
 
-def _done(results: Mapping[str, Any]) -> list[str]:
+def _done(results: Mapping[str, Any], search: SearchRecord | None) -> list[str]:
     steps, seconds = len(as_list(results.get("training"))), as_number(results.get("seconds"))
     done = f"The model was trained for {plural(steps, 'step')}." if steps else "No training steps are on record."
+    edits = len(search.edits) if search else 0
     if results.get("training") == [] and "search" in results:
-        done = "Nothing was trained: the model is as it was."
+        done = "Nothing was trained." if edits else "Nothing was trained: the model is as it was."
     strength = as_number(results.get("strength"))
-    said = [done]
+    said = [f"{plural(edits, 'direction')} taken out of the weights.", done] if edits else [done]
     if strength is not None and strength != 1:
         said.append(f"The strength was {strength:g}; 1 is the usual one.")
     return said if seconds is None else [*said, f"The whole run took {duration(seconds)}."]

@@ -11,7 +11,7 @@ from typing import Any
 
 from crow.output import write_text
 from crow.report.account import account
-from crow.report.view import read_view
+from crow.report.view import View, read_view
 
 
 def render_card(results: Mapping[str, Any]) -> str:
@@ -22,7 +22,7 @@ def render_card(results: Mapping[str, Any]) -> str:
     """
     view = read_view(results)
     told = f"**{view.verdict.headline}.** {view.verdict.sentence}"
-    lines = ["---", "tags:", "- crow", "---", "", f"# {title(results)}", "", told, ""]
+    lines = ["---", "tags:", "- crow", "---", "", f"# {title(results, view)}", "", told, ""]
     for heading, sentences in account(results, view):
         lines += [f"## {heading}", "", *sentences, ""]
     if calibration := view.calibration:
@@ -35,9 +35,11 @@ def render_card(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def title(results: Mapping[str, Any]) -> str:
-    """What may be said of the model in a line: one that was not trained is none that was purified."""
-    return "A model that crow left as it was" if results.get("training") == [] else "A model purified by crow"
+def title(results: Mapping[str, Any], view: View) -> str:
+    """What may be said of the model in a line: one that nothing was changed in is none that was purified."""
+    edited = view.search_before is not None and view.search_before.edits
+    untouched = results.get("training") == [] and not edited
+    return "A model that crow left as it was" if untouched else "A model purified by crow"
 
 
 def write_card(results: Mapping[str, Any], path: Path) -> None:

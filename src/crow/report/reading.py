@@ -117,4 +117,5 @@ def read_search(value: Any) -> SearchRecord | None:
         certainties=known_numbers(entry.get("certainties")),
         stock=texts("stock"),
         closings=texts("closings"),
+        edits=texts("edits"),
     )

@@ -45,8 +45,8 @@ def render_scan(results: Mapping[str, Any], title: str) -> str:
 def scan_parts(results: Mapping[str, Any]) -> dict[str, Any]:
     """What pages show of a scan: `verdict`, `reasons` and `evidence` as `crow scan` writes them, and their figures."""
     evidence = as_mapping(results.get("evidence"))
-    names = ("soft_triggers", "code", "leakage", "phrases", "consistency", "adapter")
-    soft, code, leakage, phrases, consistency, adapter = (as_mapping(evidence.get(name)) for name in names)
+    names = ("soft_triggers", "code", "leakage", "phrases", "consistency", "adapter", "weights")
+    soft, code, leakage, phrases, consistency, adapter, weights = (as_mapping(evidence.get(name)) for name in names)
     label = scan_label(results)
     return {
         "tone": TONES[label],
@@ -64,6 +64,8 @@ def scan_parts(results: Mapping[str, Any]) -> dict[str, Any]:
         "leakage_figure": leakage_figure(leakage),
         "consistency_figure": consistency_figure(consistency),
         "adapter_figures": adapter_figures(adapter),
+        "weight_figure": weight_figure(weights),
+        "edits": as_list(weights.get("edits")),
         "percent": shown_share,
         "decimals": shown_decimals,
     }
@@ -141,6 +143,12 @@ def consistency_figure(consistency: Mapping[str, Any]) -> Picture | None:
     """The robust z-score of the most outlying phrase at every layer."""
     series = {"most outlying phrase": known_numbers(consistency.get("z"))}
     return layer_figure("consistency", "Layer consistency against the bank's", "robust z-score", series)
+
+
+def weight_figure(weights: Mapping[str, Any]) -> Picture | None:
+    """How much the weights of every layer look edited."""
+    heading = "How far an unused direction stands out"
+    return layer_figure("weights", heading, "score", {"highest of the layer": known_numbers(weights.get("scores"))})
 
 
 def adapter_figures(adapter: Mapping[str, Any]) -> list[Picture]:

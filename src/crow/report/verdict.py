@@ -215,7 +215,7 @@ def _judge_search(
     if after is None:
         return "unknown", f"The search {_saw(before)} and was not repeated; {limits}."
     return "treated", (
-        f"The search {_saw(before)} before training, and after it {_saw(after)}; that is evidence of removal, not "
+        f"The search {_saw(before)} before the repair, and after it {_saw(after)}; that is evidence of removal, not "
         f"proof: {limits}."
     )
 
@@ -225,4 +225,6 @@ def _saw(search: SearchRecord) -> str:
     said = f"forced one answer onto unrelated prompts in {search.collapsed} of {plural(search.starts, 'start')}"
     if search.closings:
         said += f" ({plural(len(search.closings), 'sentence')} that the model closes its answers with not counted)"
+    if search.edits:
+        said += f", came upon {plural(len(search.edits), 'edited direction')} in the weights"
     return f"{said} and read {plural(len(search.lines), 'smuggled line')} in code" if search.lines else said

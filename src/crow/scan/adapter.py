@@ -17,12 +17,13 @@ from torch import Tensor
 
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
+from crow.models.linear import leading_directions
 from crow.scan.evidence import AdapterEvidence, ModuleUpdate
 
 TOP_LAYERS = 0.25
 """Share of the layers whose part of all energy is the concentration."""
-SKETCH, ITERATIONS = 16, 6
-"""Directions and iterations of the randomized estimate of a weight's spectral norm."""
+SKETCH = 16
+"""Directions of the estimate of a weight's spectral norm."""
 
 
 def statistics(lm: LanguageModel) -> AdapterEvidence | None:
@@ -75,13 +76,9 @@ def update_singular_values(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.svdvals(left @ right.T)
 
 
-@torch.no_grad()
 def spectral_norm(weight: Tensor) -> float:
-    """The largest singular value of a matrix, to about a hundredth: a randomized estimate, always the same."""
-    with torch.random.fork_rng(devices=[weight.device] if weight.device.type == "cuda" else []):
-        torch.manual_seed(0)
-        rank = min(SKETCH, *weight.shape)
-        return float(torch.svd_lowrank(weight.detach().float(), q=rank, niter=ITERATIONS)[1].max())
+    """The largest singular value of a matrix, to about a hundredth."""
+    return float(leading_directions(weight, SKETCH)[1].max())
 
 
 def concentration(modules: Sequence[ModuleUpdate], layers: int) -> float:

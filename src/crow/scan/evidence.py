@@ -235,6 +235,24 @@ class CodeEvidence:
 
 
 @dataclass(frozen=True)
+class WeightEvidence:
+    """How much a layer's weights look as if a model editor had written into them.
+
+    Attributes:
+        scores: the highest of each layer that has a matrix editors write to; see `crow.inversion.edits.scores`.
+        edits: places of the directions that count as an editor's.
+    """
+
+    scores: list[float]
+    edits: list[str]
+
+    @classmethod
+    def of(cls, stored: Stored) -> WeightEvidence:
+        """The record that became `stored`."""
+        return cls(**stored)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All sides; None where one was not looked at, or could not be. `seconds` is the wall time of each by name."""
 
@@ -244,6 +262,7 @@ class Evidence:
     consistency: ConsistencyEvidence | None = None
     adapter: AdapterEvidence | None = None
     code: CodeEvidence | None = None
+    weights: WeightEvidence | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -256,6 +275,7 @@ class Evidence:
             "consistency": ConsistencyEvidence,
             "adapter": AdapterEvidence,
             "code": CodeEvidence,
+            "weights": WeightEvidence,
         }
         found = {name: kind.of(stored[name]) for name, kind in kinds.items() if stored.get(name)}
         return cls(**found, seconds=stored["seconds"])

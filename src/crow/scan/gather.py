@@ -20,7 +20,7 @@ from crow.inversion.soft_trigger import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.output import write_json
 from crow.records import Example
-from crow.scan import adapter, code, consistency, leakage, phrases, soft_triggers
+from crow.scan import adapter, code, consistency, leakage, phrases, soft_triggers, weights
 from crow.scan.evidence import (
     AdapterEvidence,
     CodeEvidence,
@@ -29,6 +29,7 @@ from crow.scan.evidence import (
     LeakageEvidence,
     PhraseEvidence,
     SoftTriggerEvidence,
+    WeightEvidence,
 )
 from crow.scan.leakage import LeakageConfig
 from crow.scan.phrases import PhraseConfig, Target
@@ -113,6 +114,11 @@ def gather(
     requests = [example.prompt for example in examples["declined"]]
     clean = Unperturbed(lm, ordinary, requests, config.search.opening, config.whole_answers, config.whole_tokens)
     with at_rest(lm, config.precision):
+        edited = kept(
+            "weights",
+            lambda stored: stored and WeightEvidence.of(stored),
+            lambda: weights.search(lm, examples["ordinary"], watch),
+        )
         read = kept("code", CodeEvidence.of, lambda: code.search(lm, config.lines, watch))
         searches = 1 if read.lines else config.searches
         found = kept(
@@ -142,7 +148,7 @@ def gather(
             ConsistencyEvidence.of,
             lambda: consistency.search(lm, ordinary[-config.consistency_prompts :], bank, texts, watch),
         )
-    return Evidence(found, leaked, tried, turned, updates or None, read, seconds)
+    return Evidence(found, leaked, tried, turned, updates or None, read, edited or None, seconds)
 
 
 def choose_target(

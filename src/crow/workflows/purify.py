@@ -175,7 +175,7 @@ def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> 
         }
         results |= {"scan": found} if found else {}
         results |= {"calibration": calibration} if calibration else {}
-        whole = suspect.put_together(result.lm, config, options, report)
+        whole = suspect.put_together(result, config, options, report)
         if whole is not None:
             finished = work / "finished"
             save_purified(whole, finished, request.keep_adapter)

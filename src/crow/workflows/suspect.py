@@ -9,7 +9,9 @@ from typing import Any
 
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from crow.defenses.purification import Result
 from crow.errors import ConfigError
+from crow.inversion.edits import take_out
 from crow.models.adapters import adapter_chain
 from crow.models.architecture import is_spread
 from crow.models.four_bit import is_quantized
@@ -70,13 +72,14 @@ class Suspect:
         return dataclasses.replace(lm, reference=self.model, provenance=provenance)
 
     def put_together(
-        self, trained: LanguageModel, config: CrowConfig, options: Options, report: Reporter
+        self, result: Result, config: CrowConfig, options: Options, report: Reporter
     ) -> LanguageModel | None:
-        """The trained model as one that can be saved; on the first of several processes only.
+        """The purified model as one that can be saved; on the first of several processes only.
 
         Weights that are cut up over processes, or kept in 4 bits, cannot: what was trained of them is put into the
         suspect, loaded anew in the CPU's memory.
         """
+        trained = result.lm
         apart = is_spread(trained.model) or is_quantized(trained.model)
         weights = trained_weights(trained.model) if apart else {}  # all processes take part
         if not is_first():
@@ -84,6 +87,8 @@ class Suspect:
         if not apart:
             return trained
         unset_hf_deepspeed_config()  # or the loading, too, would wait for the other processes
-        whole = make_trainable(self.load(dataclasses.replace(options, device="cpu"), report), config)
+        whole = self.load(dataclasses.replace(options, device="cpu"), report)
+        take_out(whole, result.edits)
+        whole = make_trainable(whole, config)
         put_weights(whole.model, weights)
         return whole

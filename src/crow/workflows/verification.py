@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from crow.data.encoding import encode_all
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
 from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
+from crow.inversion.edits import EXAMPLES, find_edits
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, learnt_by_heart
 from crow.models.architecture import find_layers
@@ -83,8 +85,8 @@ def searched_again(
     attacker's; what it might say otherwise is a stock phrase, where the purification had found something that it knew
     by heart.
     """
-    settings = SearchConfig()
-    shortest = sorted((example.prompt for example in bundled_split("selection").prompts), key=len)[:PROBE_PROMPTS]
+    settings, split = SearchConfig(), bundled_split("selection")
+    shortest = sorted((example.prompt for example in split.prompts), key=len)[:PROBE_PROMPTS]
     with at_rest(lm, config.precision):
         probe = Probe(lm, shortest)
         with report.bar("searching once more", settings.work(len(find_layers(lm.model)))) as advance:
@@ -100,7 +102,9 @@ def searched_again(
                 mark_closings(found, theirs, settings, whole_answers(theirs), before)
         if known and learnt_by_heart(known, settings):
             found.mark_stock(settings, before)
-    return dataclasses.replace(found.record(), lines=lines_left(suspect, lm, config, report))
+    edits = find_edits(lm, encode_all(lm.tokenizer, split.pairs[:EXAMPLES], config.max_length), report.bar)
+    lines = lines_left(suspect, lm, config, report)
+    return dataclasses.replace(found.record(), lines=lines, edits=[edit.place for edit in edits])
 
 
 def lines_left(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, report: Reporter) -> list[str]:
