@@ -73,8 +73,8 @@ def read_directions(lm: LanguageModel, items: Sequence[Encoded], watch: Watch = 
         watch: opens a progress display.
 
     Returns:
-        Nothing for a model whose weights cannot be read as they are (under an adapter, in 4 bits, spread over processes),
-        or are too few for a direction to stand out.
+        Nothing for a model whose weights cannot be read as they are (under an adapter, in 4 bits, spread over
+        processes), or are too few for a direction to stand out.
     """
     if lm.is_adapter or is_quantized(lm.model) or is_spread(lm.model):
         return []
