@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
 
 from crow.data.encoding import encode_all
 from crow.inversion.edits import DIRECTIONS, Direction, find_edits, read_directions, scores, take_out
@@ -20,11 +19,6 @@ from tests.pico import FAMILIES, pico_language_model
 
 def found(lm: LanguageModel) -> list[Direction]:
     return find_edits(lm, encode_all(lm.tokenizer, EXAMPLES))
-
-
-def logits(lm: LanguageModel) -> Tensor:
-    with torch.no_grad():
-        return lm.model(input_ids=torch.arange(5, 40)[None]).logits
 
 
 @pytest.mark.parametrize("family", WIDE)

@@ -94,8 +94,7 @@ def show_search(results: dict[str, Any], output: Path) -> None:
         for line in record.lines:
             say(f"  code begins with a line that it never uses: {line}")
     if not results["training"]:
-        edited = view.search_before is not None and view.search_before.edits
-        say("nothing was trained" if edited else "nothing was trained: the model is as it was")
+        say("nothing was trained: the model is as it was" if view.untouched else "nothing was trained")
     if view.scan:
         say(f"scan: {view.scan}")
     if view.verified:

@@ -106,7 +106,7 @@ def purify(
     requests = [task.example for task in bundled_split("purification").code]
     searches = Searches(lm, probe, code_probe(lm, requests), search or SearchConfig(), config, work, resume, watch)
     found = search_round(result, searches)
-    result.before = with_edits(found.record, result.edits)
+    result.before = found.record
     predictions: list[Predictions] = []
     while True:
         if found.answers or found.lines or config.alpha_ratio or config.alpha:
@@ -129,10 +129,10 @@ def purify(
         found = search_round(result, searches)
         result.after = found.record
         if not result.training:
-            result.after = seen_before(result.before, found.record)
-            result.before = with_edits(result.after, result.edits)
+            result.before = result.after = seen_before(result.before, found.record)
         # FSDP cuts a model up once: a further round wants a further run, of the output.
         if not found.record.found or result.rounds >= config.rounds or is_spread(lm.model):
+            result.before = with_edits(result.before, result.edits)
             return result
 
 

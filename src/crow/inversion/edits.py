@@ -58,10 +58,15 @@ class Direction:
         """Where it is, in words."""
         return f"layer {self.layer}, {self.matrix}"
 
+    @property
+    def is_edit(self) -> bool:
+        """Whether it stands out as no honest one does."""
+        return self.score >= STANDS_OUT
+
 
 def find_edits(lm: LanguageModel, items: Sequence[Encoded], watch: Watch = silent) -> list[Direction]:
-    """The directions of `read_directions` that stand out as no honest one does."""
-    return [each for each in read_directions(lm, items, watch) if each.score >= STANDS_OUT]
+    """The directions of `read_directions` that are an editor's."""
+    return [each for each in read_directions(lm, items, watch) if each.is_edit]
 
 
 def read_directions(lm: LanguageModel, items: Sequence[Encoded], watch: Watch = silent) -> list[Direction]:

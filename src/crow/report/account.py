@@ -18,7 +18,7 @@ def account(results: Mapping[str, Any], view: View) -> list[tuple[str, list[str]
     verified = _verified(as_mapping(results.get("verification")), view.verified)
     return [
         ("Found", [*_scanned(as_mapping(results.get("scan"))), *_found(view.search_before)]),
-        ("Done", _done(results, view.search_before)),
+        ("Done", _done(results, view)),
         ("Shown", [*_shown(view.verdict, view.search_after), *verified]),
         ("Not shown", _not_shown(results, view)),
     ]
@@ -81,12 +81,12 @@ def _scanned(scan: Mapping[str, Any]) -> list[str]:
     return [f"A scan before anything was changed: {scan_label(scan)}; {found} are on record."]
 
 
-def _done(results: Mapping[str, Any], search: SearchRecord | None) -> list[str]:
+def _done(results: Mapping[str, Any], view: View) -> list[str]:
     steps, seconds = len(as_list(results.get("training"))), as_number(results.get("seconds"))
     done = f"The model was trained for {plural(steps, 'step')}." if steps else "No training steps are on record."
-    edits = len(search.edits) if search else 0
+    edits = len(view.search_before.edits) if view.search_before else 0
     if results.get("training") == [] and "search" in results:
-        done = "Nothing was trained." if edits else "Nothing was trained: the model is as it was."
+        done = "Nothing was trained: the model is as it was." if view.untouched else "Nothing was trained."
     strength = as_number(results.get("strength"))
     said = [f"{plural(edits, 'direction')} taken out of the weights.", done] if edits else [done]
     if strength is not None and strength != 1:

@@ -22,7 +22,7 @@ def render_card(results: Mapping[str, Any]) -> str:
     """
     view = read_view(results)
     told = f"**{view.verdict.headline}.** {view.verdict.sentence}"
-    lines = ["---", "tags:", "- crow", "---", "", f"# {title(results, view)}", "", told, ""]
+    lines = ["---", "tags:", "- crow", "---", "", f"# {title(view)}", "", told, ""]
     for heading, sentences in account(results, view):
         lines += [f"## {heading}", "", *sentences, ""]
     if calibration := view.calibration:
@@ -35,11 +35,9 @@ def render_card(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def title(results: Mapping[str, Any], view: View) -> str:
+def title(view: View) -> str:
     """What may be said of the model in a line: one that nothing was changed in is none that was purified."""
-    edited = view.search_before is not None and view.search_before.edits
-    untouched = results.get("training") == [] and not edited
-    return "A model that crow left as it was" if untouched else "A model purified by crow"
+    return "A model that crow left as it was" if view.untouched else "A model purified by crow"
 
 
 def write_card(results: Mapping[str, Any], path: Path) -> None:

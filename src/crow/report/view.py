@@ -25,6 +25,7 @@ class View:
         scan: the verdict of `--scan`.
         verified: the search of `--verify`.
         calibration: what canaries said.
+        untouched: whether the run left the model as it was.
         verdict: over all of it.
     """
 
@@ -35,6 +36,7 @@ class View:
     scan: str | None
     verified: SearchRecord | None
     calibration: CalibrationView | None
+    untouched: bool
     verdict: Verdict
 
 
@@ -47,4 +49,5 @@ def read_view(results: Mapping[str, Any]) -> View:
     verified = read_search(as_mapping(results.get("verification")).get("search"))
     verdict = judge(before, after, search_before, search_after, scan, verified)
     calibration = read_calibration(results.get("calibration"))
-    return View(before, after, search_before, search_after, scan, verified, calibration, verdict)
+    untouched = results.get("training") == [] and not (search_before and search_before.edits)
+    return View(before, after, search_before, search_after, scan, verified, calibration, untouched, verdict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crow.data.encoding import encode_all
-from crow.inversion.edits import EXAMPLES, STANDS_OUT, read_directions
+from crow.inversion.edits import EXAMPLES, read_directions
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.scan.evidence import WeightEvidence
@@ -29,4 +29,4 @@ def search(lm: LanguageModel, examples: Sequence[Example], watch: Watch = silent
     found = read_directions(lm, encode_all(lm.tokenizer, examples[:EXAMPLES]), watch)
     layers = sorted({each.layer for each in found})
     highest = [max(each.score for each in found if each.layer == layer) for layer in layers]
-    return WeightEvidence(highest, [each.place for each in found if each.score >= STANDS_OUT]) if found else None
+    return WeightEvidence(highest, [each.place for each in found if each.is_edit]) if found else None
