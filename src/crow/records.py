@@ -128,6 +128,7 @@ class SearchRecord:
             model falls back on when it is pushed; not counted.
         closings: further such answers that the suspect says anyway, further on in ordinary answers, and begins none
             with: an assistant's closing sentence; not counted.
+        edits: places in the weights that somebody wrote into without training.
     """
 
     starts: int

@@ -108,17 +108,13 @@ def gather(
         seconds[name] = stored["seconds"]
         return of(stored["found"])
 
-    updates = kept("adapter", lambda stored: stored and AdapterEvidence.of(stored), lambda: adapter.statistics(lm))
+    updates = kept("adapter", if_any(AdapterEvidence.of), lambda: adapter.statistics(lm))
     lm = lm.merged()
     ordinary = shortest_prompts(examples["ordinary"], encode_all(lm.tokenizer, examples["ordinary"]))
     requests = [example.prompt for example in examples["declined"]]
     clean = Unperturbed(lm, ordinary, requests, config.search.opening, config.whole_answers, config.whole_tokens)
     with at_rest(lm, config.precision):
-        edited = kept(
-            "weights",
-            lambda stored: stored and WeightEvidence.of(stored),
-            lambda: weights.search(lm, examples["ordinary"], watch),
-        )
+        edited = kept("weights", if_any(WeightEvidence.of), lambda: weights.search(lm, examples["ordinary"], watch))
         read = kept("code", CodeEvidence.of, lambda: code.search(lm, config.lines, watch))
         searches = 1 if read.lines else config.searches
         found = kept(
@@ -148,7 +144,12 @@ def gather(
             ConsistencyEvidence.of,
             lambda: consistency.search(lm, ordinary[-config.consistency_prompts :], bank, texts, watch),
         )
-    return Evidence(found, leaked, tried, turned, updates or None, read, edited or None, seconds)
+    return Evidence(found, leaked, tried, turned, updates, read, edited, seconds)
+
+
+def if_any(of: Callable[[Any], Record]) -> Callable[[Any], Record | None]:
+    """Reads a stored side as `of` does, and one that could not be looked at as None."""
+    return lambda stored: of(stored) if stored else None
 
 
 def choose_target(
