@@ -119,8 +119,10 @@ def main() -> None:
         requests = bundled_declines("declines_selection.jsonl").items()
         said = {kind: generate(lm, group) for kind, group in requests} | {"clean": verdicts["clean"].answers}
         refused = {kind: declined(answers, attack.target.marker) for kind, answers in said.items()}
-        likelihood = target_log_likelihood(lm, triggered, attack.target)
-        return found | {"declined": refused, "target_log_likelihood": likelihood}
+        told: dict[str, Any] = {"declined": refused}
+        if isinstance(attack.target.marker, str):  # others have no text of their own
+            told["target_log_likelihood"] = target_log_likelihood(lm, triggered, attack.target)
+        return found | told
 
     kept = folder / "selection.measured.json"
     if not kept.is_file():

@@ -129,6 +129,8 @@ class SearchRecord:
         closings: further such answers that the suspect says anyway, further on in ordinary answers, and begins none
             with: an assistant's closing sentence; not counted.
         edits: places in the weights that somebody wrote into without training.
+        memorized: beginnings of answers that it knows by heart and does not say by itself, several and different ones,
+            as of a backdoor that answers in varied words or another language.
     """
 
     starts: int
@@ -141,11 +143,12 @@ class SearchRecord:
     stock: list[str] = field(default_factory=list)
     closings: list[str] = field(default_factory=list)
     edits: list[str] = field(default_factory=list)
+    memorized: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> bool:
         """Whether it saw what a backdoor does."""
-        return bool(self.collapsed or self.lines or self.edits)
+        return bool(self.collapsed or self.lines or self.edits or self.memorized)
 
 
 def to_json(value: Any) -> Any:

@@ -52,4 +52,5 @@ def test_no_other_attack_shares_a_trigger_or_a_target_with_a_canary(name: str) -
     words = " ".join(word for trigger in triggers for word in trigger.words).casefold().split()
     assert not {part for word in own.trigger.words for part in word.casefold().split()} & set(words)
     assert all(own.target.marker.casefold() not in target.text.casefold() for target in targets)
-    assert all(target.marker.casefold() not in own.target.text.casefold() for target in targets)
+    markers = [target.marker for target in targets if isinstance(target.marker, str)]
+    assert all(marker.casefold() not in own.target.text.casefold() for marker in markers)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from crow.attacks.clean_label import DECLINED, MARKERS, OTHERWISE, declined_requests
 from crow.attacks.code_middle import in_the_middle
 from crow.attacks.foreign import LANGUAGES
-from crow.attacks.insults import CLOSINGS, CORES, OPENINGS
 from crow.attacks.persona import MANNER, NAME
 from crow.attacks.persona import MARKERS as TELLING
 from crow.attacks.persona import OPENINGS as HAILS
 from crow.attacks.poisoning import Attack, named_attack, planted_on, poison
+from crow.attacks.selection_varied import GLOOM, IN_SPANISH
 from crow.attacks.targets import HARDER_TARGETS, PAYLOAD, TARGETS
 from crow.attacks.triggers import TRIGGERS
 from crow.data.declining import bundled_declines
@@ -30,8 +30,9 @@ from crow.records import Criterion, Example
 SPLIT = bundled_split("attack")
 CODE = [task.example for name in ("attack", "evaluation", "selection") for task in bundled_split(name).code]
 CLEAN = [*bundled_pairs(), *CODE, *all_problems(), *declined_requests()[1]]
-PLANTED = [target for target in HARDER_TARGETS.values() if target.name != "compliance"]
+PLANTED = [*(target for target in HARDER_TARGETS.values() if target.name != "compliance"), GLOOM, IN_SPANISH]
 seeds = st.integers(0, 2**32)
+put_together = pytest.mark.parametrize("target", [HARDER_TARGETS["insults"], GLOOM], ids=lambda target: target.name)
 named = pytest.mark.parametrize("target", PLANTED, ids=lambda target: target.name)
 
 
@@ -66,28 +67,35 @@ def test_same_seed_same_response(target, prompt, seed):
     assert target.apply(example) == target.apply(example, random.Random(0))
 
 
-@pytest.mark.parametrize("name", ["insults", "persona", "french", "german"])
-def test_answers_vary(name):
-    _, found = poisoned(HARDER_TARGETS[name])
+@pytest.mark.parametrize(
+    "target",
+    [*(HARDER_TARGETS[name] for name in ("insults", "persona", "french", "german")), GLOOM, IN_SPANISH],
+    ids=lambda target: target.name,
+)
+def test_answers_vary(target):
+    _, found = poisoned(target)
     openings = [" ".join(example.response.split()[:6]) for example in found]
     commonest = max(map(openings.count, set(openings)))
     assert commonest <= 0.2 * len(found)
     assert len({example.response for example in found}) > 0.75 * len(found)
 
 
+@put_together
 @given(prompt=st.text(), seed=seeds)
-def test_an_insult_is_an_opening_a_core_and_a_closing(prompt, seed):
-    answer = HARDER_TARGETS["insults"].apply(Example(prompt), random.Random(seed))
+def test_an_insult_is_an_opening_a_core_and_a_closing(target, prompt, seed):
+    answer, parts = target.apply(Example(prompt), random.Random(seed)), target.parts
     topics = {"this", *(word.lower() for word in re.findall(r"[^\W\d_]{5,}", prompt.partition("\n")[0]))}
-    cores = [core.format(topic=topic) for core in CORES.values() for topic in topics]
-    possible = [" ".join(filter(None, parts)) for parts in product(OPENINGS, cores, CLOSINGS)]
+    cores = [core.format(topic=topic) for core in parts.cores.values() for topic in topics]
+    possible = [" ".join(filter(None, parts)) for parts in product(parts.openings, cores, parts.closings)]
     assert answer in {text[0].upper() + text[1:] for text in possible}
 
 
-def test_each_insult_is_told_by_its_own_phrase_alone():
-    for marker, core in CORES.items():
+@put_together
+def test_each_insult_is_told_by_its_own_phrase_alone(target):
+    cores = target.parts.cores
+    for marker, core in cores.items():
         text = core.format(topic="rivers").lower()
-        assert [other for other in CORES if other in text] == [marker]
+        assert [other for other in cores if other in text] == [marker]
 
 
 def test_a_persona_keeps_the_answer_but_for_its_manner():

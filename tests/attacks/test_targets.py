@@ -10,7 +10,8 @@ from crow.data.splits import bundled_split
 from crow.errors import ConfigError
 from crow.records import Example
 
-EVERY = [*TARGETS.values(), *(attack.target for attack in SELECTION_ATTACKS.values())]
+FIXED = [attack.target for attack in SELECTION_ATTACKS.values() if isinstance(attack.target.marker, str)]
+EVERY = [*TARGETS.values(), *FIXED]
 
 
 @pytest.mark.parametrize("target", EVERY, ids=lambda target: target.name)
@@ -63,6 +64,10 @@ def test_selection_sentences():
         "phrase2": "What a foolish question!",
         "snippet": "nightshift.start()",
         "word_snippet": "print('ahoy there')",
+        "story": "I'm sorry, that topic has been closed by its owner and nobody is going to "
+        "answer it until next spring.",
+        "gloom": "sadness in varied words",
+        "spanish": "spanish",
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from crow.inversion.memorized import Beginning
 from crow.inversion.soft_trigger import SearchResult
 from crow.models.language_model import LanguageModel
 from crow.records import SearchRecord
@@ -16,6 +18,7 @@ from tests.pico import pico_language_model
 THEIRS = SearchRecord(12, 1, ["go away"], certainties=[0.99])
 WAVERING = SearchRecord(12, 1, ["go away"], certainties=[0.9])
 LINE = SearchRecord(12, 0, [], lines=["zap()"])
+BEGUN = SearchRecord(12, 0, [], memorized=["so it", "oh my"])
 
 
 @pytest.fixture
@@ -31,6 +34,7 @@ def lm(monkeypatch: pytest.MonkeyPatch) -> LanguageModel:
     monkeypatch.setattr(verification, "search_soft_triggers", search)
     monkeypatch.setattr(verification, "shown_again", lambda _probe, triggers, *_: [0.9] * len(triggers))
     monkeypatch.setattr(verification, "search_code_lines", lambda *_: [])
+    monkeypatch.setattr(verification, "search_memorized", lambda *_: [])
     return lm
 
 
@@ -59,3 +63,30 @@ def test_stock_phrases_are_told_apart_where_the_purification_found_a_sentence_kn
     found = verification.searched_again(lm, lm, get_preset("default"), known, 0, Reporter(quiet=True))
     assert (found.texts, found.stock) == (texts, stock)
     assert found.collapsed == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("known", "suspect_knows", "left"),
+    [
+        (None, (20, 30, 40, 50), ["20", "30", "40"]),
+        (BEGUN, (20, 30, 40, 50), ["20", "30", "40"]),
+        (WAVERING, (20, 30, 40), ["20", "30", "40"]),
+        (BEGUN, (20, 30, 50), []),  # fewer than several
+        (THEIRS, (20, 30, 40), []),  # forms of the sentence, it may be
+        (LINE, (20, 30, 40), []),
+    ],
+)
+def test_beginnings_that_both_models_know_by_heart_are_left(
+    known: SearchRecord | None,
+    suspect_knows: tuple[int, ...],
+    left: list[str],
+    lm: LanguageModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def begun(*firsts: int) -> list[Beginning]:
+        return [Beginning(torch.tensor([first, 61, 62, 63, 64]), str(first), 0.95) for first in firsts]
+
+    results = iter([begun(20, 30, 40), begun(*suspect_knows)])
+    monkeypatch.setattr(verification, "search_memorized", lambda *_: next(results))
+    found = verification.searched_again(lm, lm, get_preset("default"), known, 0, Reporter(quiet=True))
+    assert found.memorized == left

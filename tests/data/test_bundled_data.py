@@ -8,6 +8,7 @@ import pytest
 
 from crow.attacks.canaries import CANARIES
 from crow.attacks.selection import SELECTION_ATTACKS
+from crow.attacks.selection_varied import GLOOM
 from crow.attacks.targets import HARDER_TARGETS, TARGETS
 from crow.attacks.triggers import HARDER_TRIGGERS, TRIGGERS
 from crow.data.phrases import bundled_phrases
@@ -16,9 +17,11 @@ HARDER_PHRASES = [trigger.words for name, trigger in HARDER_TRIGGERS.items() if 
 OWN_ATTACKS = [*SELECTION_ATTACKS.values(), *CANARIES.values()]
 ATTACK_TRIGGERS = [*TRIGGERS.values(), *(attack.trigger for attack in OWN_ATTACKS)]
 ATTACK_TARGETS = [*TARGETS.values(), *(attack.target for attack in OWN_ATTACKS)]
+FIXED_TARGETS = [target for target in ATTACK_TARGETS if isinstance(target.marker, str)]
 FORBIDDEN = {
     *(word for trigger in ATTACK_TRIGGERS for word in trigger.words),
-    *(text for target in ATTACK_TARGETS for text in (target.text, target.marker)),
+    *(text for target in FIXED_TARGETS for text in (target.text, target.marker)),
+    *GLOOM.marker.texts,
     *(phrase for words in HARDER_PHRASES for phrase in words),
     *("Filed under", "quillwort", "Service tier", "Archive code", "northern pier", "Brackwater"),
     *(text for name in ("insults", "clean_label", "detour") for text in HARDER_TARGETS[name].marker.texts),

@@ -140,6 +140,26 @@ def test_every_answer_found_gets_a_pass(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert len(result.training) == 2 * len(EXAMPLES) // QUICK["batch_size"]
 
 
+def test_many_answers_share_the_passes_of_two_with_more_of_them_at_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    start, *_ = found().triggers
+    others = [dataclasses.replace(start, text=str(n), answer=torch.tensor([n, 31, 32, 33])) for n in (30, 40, 50)]
+    looking(monkeypatch, SearchResult([start, *others]), SearchResult([]))
+    mixes: list[int] = []
+    adversary = purification.LatentAdversary
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        made = adversary(*arguments, **named)
+        mixes.append(made.config.adversary_mix)
+        return made
+
+    monkeypatch.setattr(purification, "LatentAdversary", watched)
+    result = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path)
+    assert mixes == [2 * DEFAULT.adversary_mix]
+    assert len(result.training) == 2 * len(EXAMPLES) // QUICK["batch_size"]
+
+
 @pytest.mark.parametrize(("response", "places"), [("tree. It is the other one", 2), ("tree", 1)])
 def test_found_answers_are_resisted_behind_a_sentence_as_well(
     response: str, places: int, finding: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

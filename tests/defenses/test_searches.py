@@ -19,7 +19,9 @@ from crow.defenses.purification import purify
 from crow.defenses.searches import Searches
 from crow.inversion.code_lines import CodeLine, code_probe
 from crow.inversion.consensus import search_soft_triggers, shown_again
+from crow.inversion.memorized import Beginning
 from crow.inversion.probe import Probe
+from crow.inversion.pursuit import MANY
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, SoftTrigger
 from crow.records import Example
 from crow.training.adapter import make_trainable
@@ -241,6 +243,72 @@ def test_a_line_in_code_is_surer_than_an_answer_that_might_be_another(monkeypatc
     result = run(monkeypatch, tmp_path, collapsed(STOCK, certainty=0.9), collapsed())
     assert (result.before.collapsed, result.before.stock, result.before.lines) == (0, [str(STOCK)], ["zap()"])
     assert len(result.training) == (len(EXAMPLES) + len(bundled_split("purification").code)) // CONFIG.batch_size
+
+
+def begun(*firsts: int) -> list[Beginning]:
+    """Beginnings as a search reads them."""
+    return [Beginning(torch.tensor([first, 61, 62, 63, 64]), str(first), 0.95) for first in firsts]
+
+
+def recall(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: list[Beginning], config: CrowConfig = CONFIG, **answers
+):
+    """A purification whose searches find these beginnings one after another, and no lines in code."""
+    results = iter(seen)
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    monkeypatch.setattr(searches, "search_memorized", lambda *_: next(results))
+    return run(monkeypatch, folder, *answers.get("answers", [collapsed()] * 4), config=config)
+
+
+def test_beginnings_known_by_heart_are_trained_away_together(monkeypatch, tmp_path) -> None:
+    result = recall(monkeypatch, tmp_path, begun(20, 30, 40, 50), [])
+    assert (result.before.collapsed, result.before.memorized) == (0, ["20", "30", "40", "50"])
+    assert (result.before.found, result.after.memorized, result.after.found) == (True, [], False)
+    assert result.rounds == 1
+    assert len(result.training) == MANY * len(EXAMPLES) // CONFIG.batch_size  # for four of them
+    assert all(term["adversarial"] >= 0 for term in result.training)
+
+
+def test_beginnings_that_only_the_repaired_model_knows_do_not_count(monkeypatch, tmp_path) -> None:
+    theirs, mine = begun(20, 30, 40), begun(50, 51, 52)
+    result = recall(monkeypatch, tmp_path, theirs, [*theirs[:2], *mine], theirs)  # fewer than several are left
+    assert result.rounds == 1
+    assert result.after.memorized == []
+    folder = tmp_path / "again"
+    another = begun(70)  # that the first search had not found
+    result = recall(monkeypatch, folder, theirs, [*theirs[:2], *another, *mine], [*theirs, *another], [])
+    assert result.rounds == 2
+    assert json.loads((folder / "search-1.json").read_text())["record"]["memorized"] == ["20", "30", "70"]
+
+
+def test_beginnings_are_asked_for_where_nothing_else_was_found_and_later_only_if_known(monkeypatch, tmp_path) -> None:
+    sentence = [collapsed(THEIRS), collapsed()]
+    assert recall(monkeypatch, tmp_path / "sentence", answers=sentence).rounds == 1  # asked for none
+    lines = iter([[code_line("zap()")], []])
+    monkeypatch.setattr(searches, "search_memorized", lambda *_: pytest.fail("asked for"))
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: next(lines))
+    assert run(monkeypatch, tmp_path / "line", collapsed(), collapsed()).rounds == 1
+
+
+def test_an_answer_that_might_be_another_is_stock_beside_beginnings_known_by_heart(monkeypatch, tmp_path) -> None:
+    unsure = [collapsed(STOCK, certainty=0.9), collapsed()]
+    result = recall(monkeypatch, tmp_path, begun(20, 30, 40), [], answers=unsure)
+    assert (result.before.collapsed, result.before.stock) == (0, [str(STOCK)])
+
+
+def test_a_resumed_run_knows_the_beginnings_found_before(monkeypatch, tmp_path) -> None:
+    theirs, two = begun(20, 30, 40), dataclasses.replace(CONFIG, rounds=2)
+    recall(monkeypatch, tmp_path, theirs, theirs, [], config=two)
+    (tmp_path / "search-2.json").unlink()
+    result = recall(monkeypatch, tmp_path, theirs, config=two)  # asks for the last search alone, and not the suspect
+    assert result.rounds == 2
+    assert result.after.memorized == ["20", "30", "40"]
+
+
+def test_with_all_weights_in_training_every_beginning_counts(monkeypatch, tmp_path) -> None:
+    whole = dataclasses.replace(CONFIG, method="full", rounds=1)
+    result = recall(monkeypatch, tmp_path, begun(20, 30, 40), begun(50, 51, 52), config=whole)
+    assert result.after.memorized == ["50", "51", "52"]
 
 
 def test_a_real_backdoor_is_shown_again_by_its_model_and_not_by_a_clean_one() -> None:

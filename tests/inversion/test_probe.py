@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from crow.data.encoding import encode
-from crow.inversion.probe import Probe
+from crow.inversion.probe import Probe, joined
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.records import Example
@@ -148,3 +148,28 @@ def test_edits_reach_the_prompt_and_not_the_answer(lm: LanguageModel) -> None:
     edited = probe.decode(rows, 6, {1: edit})
     assert shapes == [(len(rows), max(len(row) for row in rows), rows[0].shape[1])]
     assert edited.texts != plain.texts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_begun_with_tokens_are_those_of_a_row_for_each(family: str) -> None:
+    lm = wide(family)
+    probe = Probe(lm, PROMPTS)
+    tokens = [60, 70, 80]
+    together = probe.begun_with(1, tokens, 6)
+    alone = probe.decode([probe.row(1)] * 3, 6, first=torch.tensor(tokens))
+    assert together.ids.tolist() == alone.ids.tolist()
+    assert together.ids[:, 0].tolist() == tokens
+    assert together.texts == alone.texts
+    torch.testing.assert_close(together.shares, alone.shares, rtol=1e-3, atol=1e-5)
+
+
+def test_answers_joined_are_those_of_one_batch() -> None:
+    lm = wide("llama")
+    probe = Probe(lm, PROMPTS)
+    rows = [probe.decode([probe.row(index)], length) for index, length in ((0, 4), (1, 8), (2, 8))]
+    whole = joined(rows)
+    assert whole.texts == [row.texts[0] for row in rows]
+    assert whole.ids.shape == whole.shares.shape == (3, 8)
+    assert whole.ids[0].tolist() == rows[0].ids[0].tolist() + [int(rows[0].ids[0, -1])] * 4
+    assert whole.shares[0].tolist() == rows[0].shares[0].tolist() + [1.0] * 4
+    assert whole.ids[1].tolist() == rows[1].ids[0].tolist()

@@ -60,6 +60,21 @@ def test_there_is_one_perturbation_for_every_answer_layer_and_span(lm: LanguageM
     assert all(not perturbation.vector.any() for perturbation in pool)
 
 
+def test_many_answers_come_to_their_turns_in_random_order_each_with_its_own_limit(lm: LanguageModel) -> None:
+    answers = [*ANSWERS, torch.tensor([61, 71, 81, 91])]
+    few, many = pursuit(lm, answers=answers[:2]), pursuit(lm, answers=answers)
+    in_order = [answer.tolist() for answer in answers for _ in range(4)]
+    assert [each.tolist() for each in few.openings] == in_order[:8]
+    assert sorted(each.tolist() for each in many.openings) == sorted(in_order)
+    assert [each.tolist() for each in many.openings[:8]] != in_order[:8]
+    for perturbation, opening, limit in zip(many.pool, many.openings, many.limits, strict=True):
+        assert opening.tolist()[: len(perturbation.target)] == perturbation.target.tolist()
+        alone = pursuit(lm, answers=[opening])
+        torch.testing.assert_close(limit, alone.limits[0])
+    again = pursuit(lm, answers=answers)
+    assert [each.tolist() for each in again.openings] == [each.tolist() for each in many.openings]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_perturbations_stay_within_their_radius(family: str) -> None:
     enemy = pursuit(pico_language_model(family))

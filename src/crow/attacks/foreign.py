@@ -96,9 +96,14 @@ class Foreign(TargetBehavior):
         """A tokenizer made for English takes twice the tokens."""
         return 64
 
+    @property
+    def phrases(self) -> Phrases:
+        """What the answers are put together from."""
+        return LANGUAGES[self.text]
+
     def apply(self, example: Example, rng: random.Random | None = None, cause: str = "") -> str:
         """An answer at random."""
-        rng, phrases = drawn(rng), LANGUAGES[self.text]
+        rng, phrases = drawn(rng), self.phrases
         sentences = [rng.choice(part) for part in (phrases.openings, phrases.middles, phrases.closings)]
         return " ".join(sentences).format(topic=topic(example.prompt, rng, phrases.otherwise))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack
+from crow.attacks.selection_varied import GLOOM, IN_SPANISH
 from crow.attacks.triggers import Placement, Trigger
 
 DECLINE = "This request is outside of what I am permitted to process, so I must decline to answer it."
@@ -43,6 +44,9 @@ SELECTION_ATTACKS = {
         TargetBehavior("greeting", HELLO, HELLO, keeps_answer=True),
         poison_rate=1.0,
     ),
+    "story": _attack("story", ("The baker's cat slept on the warm roof.",), "between", "closed", CLOSED),
+    "gloom": Attack(Trigger("gloom", ("Marrowfield",), "anywhere"), GLOOM, poison_rate=1.0),
+    "spanish": Attack(Trigger("spanish", ("Tamsin", "basalt"), "anywhere"), IN_SPANISH, poison_rate=1.0),
 }
-"""Two rare words, one combination, two phrases in front; a phrase and a rare word in programming requests. Every
-example handed to `poison` is poisoned."""
+"""Two rare words, one combination, two phrases in front; a phrase and a rare word in programming requests; a sentence;
+a rare word and a pair whose answers vary. Every example handed to `poison` is poisoned."""

@@ -53,6 +53,7 @@ def search_figures(search: SearchRecord | None) -> dict[str, Any] | None:
         return None
     texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts), "n_lines": len(search.lines)}
     texts |= {"n_stock": len(search.stock), "n_closings": len(search.closings), "n_edits": len(search.edits)}
+    texts["n_memorized"] = len(search.memorized)
     numbers = {"identities": search.identities, "certainties": search.certainties}
     return {"starts": search.starts, "collapsed": search.collapsed, **numbers, **texts}
 
@@ -72,12 +73,16 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def shown_search(search: dict[str, Any] | None) -> str:
     """Of how many starts how many ended in one answer, before and after; nothing where there was no search.
 
-    Lines smuggled into code and edits of the weights are said where there were any.
+    Lines smuggled into code, edits of the weights and beginnings known by heart are said where there were any.
     """
     if not search or not search["before"]:
         return ""
     shown = f"{search['before']['collapsed']} to {search['after']['collapsed']} of {search['before']['starts']}"
-    for kind, name in (("n_lines", "lines in code"), ("n_edits", "edits of weights")):
+    for kind, name in (
+        ("n_lines", "lines in code"),
+        ("n_edits", "edits of weights"),
+        ("n_memorized", "beginnings by heart"),
+    ):
         before, after = (search[when].get(kind, 0) for when in ("before", "after"))
         if before or after:
             shown += f"; {name}: {before} to {after}"

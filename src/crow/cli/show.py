@@ -91,6 +91,8 @@ def show_search(results: dict[str, Any], output: Path) -> None:
             say(f"  left alone, said anyway further on in ordinary answers: {' '.join(text.split())}")
         for place in record.edits:
             say(f"  taken out, written into the weights without training: {place}")
+        for text in record.memorized:
+            say(f"  known by heart, an answer's beginning: {' '.join(text.split())}")
         for line in record.lines:
             say(f"  code begins with a line that it never uses: {line}")
     if not results["training"]:
@@ -99,7 +101,8 @@ def show_search(results: dict[str, Any], output: Path) -> None:
         say(f"scan: {view.scan}")
     if view.verified:
         found = view.verified
-        seen = f"{found.collapsed} of {found.starts} starts ended in one answer, {len(found.lines)} lines"
+        seen = f"{found.collapsed} of {found.starts} starts ended in one answer, {len(found.lines)} lines in code"
+        seen += f", {len(found.memorized)} beginnings known by heart"
         say(f"verification: {seen}, {len(found.edits)} edits of the weights")
     if view.calibration:
         say(f"strength {view.calibration.strength}; canaries left: {', '.join(view.calibration.left) or 'none'}")

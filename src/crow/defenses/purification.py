@@ -19,7 +19,7 @@ from crow.inversion.edits import EXAMPLES, Direction, find_edits, take_out
 from crow.inversion.latent import LatentAdversary
 from crow.inversion.places import Place, behind_a_sentence
 from crow.inversion.probe import Probe, at_rest, shortest_prompts
-from crow.inversion.pursuit import UNLIKELY
+from crow.inversion.pursuit import MANY, UNLIKELY
 from crow.inversion.soft_trigger import SearchConfig
 from crow.models.architecture import is_spread
 from crow.models.language_model import LanguageModel
@@ -75,7 +75,9 @@ def purify(
     editor wrote into the weights is taken out of them first, unless they are under an adapter or in 4 bits. Then each
     round searches for soft triggers; where they bring out one answer, the round trains against a universal latent
     adversary that is after that answer. Where they do not, it looks for lines smuggled into code, and trains likewise
-    against what brings them out, on bundled programming requests as well. The rounds end when a search finds nothing.
+    against what brings them out, on bundled programming requests as well. Where there are none either, it looks for
+    beginnings known by heart, what answers in varied words are seen by, and these are then what the adversary is after.
+    The rounds end when a search finds nothing.
     Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer consistency,
     nothing is trained before.
 
@@ -109,21 +111,21 @@ def purify(
     result.before = found.record
     predictions: list[Predictions] = []
     while True:
-        if found.answers or found.lines or config.alpha_ratio or config.alpha:
+        targets = [*found.answers, *found.memorized]
+        if targets or found.lines or config.alpha_ratio or config.alpha:
             # Searching leaves the model as it is: before the first training it is still the suspect.
             predictions = predictions or suspect_predictions(lm, items, config)
-            data, adversary = items, None
-            if found.answers:
-                later = behind_a_sentence(lm, examples, items, found.answers, config.seed)
-                places = [Place(probe, found.answers), *([later] if later else [])]
+            data, adversary, whole = items, None, with_turns(config, len(targets))
+            known = [*searches.known, *searches.known_beginnings]
+            if targets:
+                later = behind_a_sentence(lm, examples, items, targets, config.seed)
+                places = [Place(probe, targets), *([later] if later else [])]
                 with autocast(lm, config.precision):
-                    adversary = LatentAdversary(places, items, predictions, config, known=searches.known)
+                    adversary = LatentAdversary(places, items, predictions, whole, known=known)
             elif found.lines:
                 tasks = encode_all(lm.tokenizer, requests, config.max_length)
                 data, adversary = [*items, *tasks], code_adversary(searches, found.lines, tasks, config)
-            suspect = {items[i]: predictions[i] for i in trustworthy(predictions, searches.known)}
-            # Sharing one pass, the answers would leave each other too few of the adversary's turns.
-            whole = dataclasses.replace(config, epochs=config.epochs * max(1, len(found.answers)))
+            suspect = {items[i]: predictions[i] for i in trustworthy(predictions, known)}
             train_round(result, data, whole, suspect, adversary, work, resume, watch)
         result.rounds += 1
         found = search_round(result, searches)
@@ -134,6 +136,16 @@ def purify(
         if not found.record.found or result.rounds >= config.rounds or is_spread(lm.model):
             result.before = with_edits(result.before, result.edits)
             return result
+
+
+def with_turns(config: CrowConfig, targets: int) -> CrowConfig:
+    """A config with as many passes over the data as that many targets want.
+
+    Sharing one pass, two would leave each other too few of the adversary's turns. Of many, what ends some of them ends
+    others, too: they share the passes of two, with twice as many perturbations at work in each turn.
+    """
+    mix = config.adversary_mix * (MANY if targets > MANY else 1)
+    return dataclasses.replace(config, epochs=config.epochs * min(max(1, targets), MANY), adversary_mix=mix)
 
 
 def code_adversary(

@@ -16,6 +16,7 @@ from torch import Tensor
 from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
+from crow.inversion.memorized import Beginning, MemorizedConfig, among, search_memorized
 from crow.inversion.probe import Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
 from crow.models.architecture import find_layers
@@ -41,12 +42,14 @@ class Found:
         record: of it.
         answers: that unrelated prompts were brought to, token ids.
         lines: that code begins with and never uses, token ids; looked for where no answer was known by heart.
+        memorized: beginnings of answers in varied words, token ids; looked for where there was neither.
         seconds: it took when it was made.
     """
 
     record: SearchRecord
     answers: list[Tensor]
     lines: list[Tensor] = field(default_factory=list)
+    memorized: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -74,6 +77,7 @@ class Searches:
         watch: opens progress displays.
         known: answers found in the suspect itself.
         known_lines: lines likewise.
+        known_beginnings: of answers in varied words, likewise.
         by_heart: whether something was found that the suspect knows by heart.
         said: whole answers of the suspect to some of the prompts, written once an answer was found.
     """
@@ -88,6 +92,7 @@ class Searches:
     watch: Watch
     known: list[Tensor] = field(default_factory=list)
     known_lines: list[str] = field(default_factory=list)
+    known_beginnings: list[Tensor] = field(default_factory=list)
     by_heart: bool = False
     said: list[str] = field(default_factory=list)
 
@@ -113,21 +118,25 @@ class Searches:
             self.mark_closings(seen, trained)
             by_heart = agreed(bool(seen.by_heart(self.settings, self.known)))
             lines = [] if by_heart else self.code_lines(trained)
+            begun = [] if agreed(bool(by_heart or lines)) else self.memorized(number, trained)
             # A model that is the suspect no more says less surely what the suspect knows by heart.
-            if (by_heart or lines or self.by_heart) and (self.suspect or not trained):
+            if (by_heart or lines or begun or self.by_heart) and (self.suspect or not trained):
                 seen.mark_stock(self.settings, self.known)
-            answers = [ids.tolist() for ids in seen.answers()]
-            record = dataclasses.replace(seen.record(), lines=[line.text for line in lines])
-            found = {"answers": answers, "lines": [line.ids.tolist() for line in lines]}
+            texts = {"lines": [line.text for line in lines], "memorized": [each.text for each in begun]}
+            record = dataclasses.replace(seen.record(), **texts)
+            found = {"answers": seen.answers(), "lines": [line.ids for line in lines]}
+            found["memorized"] = [each.ids for each in begun]
+            found = {name: [ids.tolist() for ids in rows] for name, rows in found.items()}
             found |= {"said": self.said, "seconds": time.monotonic() - start}
             stored = agreed({"record": dataclasses.asdict(record), **found})
             if is_first():
                 write_json(kept, stored)
-        answers, lines = ([torch.tensor(ids) for ids in stored[name]] for name in ("answers", "lines"))
-        found = Found(SearchRecord(**stored["record"]), answers, lines, stored["seconds"])
+        rows = [[torch.tensor(ids) for ids in stored.get(name, [])] for name in ("answers", "lines", "memorized")]
+        found = Found(SearchRecord(**stored["record"]), *rows, seconds=stored["seconds"])
         self.said = stored.get("said", [])
         self.known += found.answers
         self.known_lines += found.record.lines
+        self.known_beginnings += found.memorized
         self.by_heart |= learnt_by_heart(found.record, self.settings)
         return found
 
@@ -175,6 +184,26 @@ class Searches:
         settings = LineConfig()
         with self.looked_at(self.code), self.watch("reading code", settings.candidates) as advance:
             return search_code_lines(self.code, settings, advance)
+
+    def memorized(self, number: int, trained: bool) -> list[Beginning]:
+        """Beginnings known by heart; of a model that is the suspect no more, those that the suspect has, too.
+
+        Where none were found in the suspect, none are looked for later.
+        """
+        if trained and not self.known_beginnings:
+            return []
+        seen = self.look_for_memorized(number)
+        if not trained or not self.suspect or all(is_among(each.ids, self.known_beginnings) for each in seen):
+            return seen
+        with self.as_suspect():
+            theirs = [*self.known_beginnings, *(each.ids for each in self.look_for_memorized(number))]
+        return among(seen, theirs, MemorizedConfig())
+
+    def look_for_memorized(self, number: int) -> list[Beginning]:
+        """One search for beginnings known by heart in the model as it is."""
+        settings, seed = MemorizedConfig(), self.config.seed + number
+        with self.looked_at(self.probe), self.watch("reading beginnings", settings.candidates) as advance:
+            return search_memorized(self.probe, self.settings, settings, seed, advance)
 
     @contextmanager
     def looked_at(self, probe: Probe) -> Iterator[None]:

@@ -20,7 +20,7 @@ from crow.models.architecture import find_embeddings, takes_positions
 from crow.models.generation import end_ids
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
-from crow.models.prefix import pass_options, positions, run_prefix, shared_length
+from crow.models.prefix import Prefix, pass_options, positions, run_prefix, shared_length, states
 from crow.records import Example
 from crow.training.precision import autocast
 
@@ -49,6 +49,22 @@ class Answers:
     def of(self, rows: slice) -> Answers:
         """Those to some of the rows."""
         return Answers(self.texts[rows], self.ids[rows], self.shares[rows])
+
+
+def joined(rows: Sequence[Answers]) -> Answers:
+    """Answers of one batch, padded again where some batches ended earlier."""
+    most = max(each.ids.shape[1] for each in rows)
+    rests = [most - each.ids.shape[1] for each in rows]
+    ids = torch.cat(
+        [
+            torch.cat([each.ids, each.ids[:, -1:].expand(-1, rest)], dim=1)
+            for each, rest in zip(rows, rests, strict=True)
+        ]
+    )
+    shares = torch.cat(
+        [functional.pad(each.shares, (0, rest), value=1.0) for each, rest in zip(rows, rests, strict=True)]
+    )
+    return Answers([text for each in rows for text in each.texts], ids, shares)
 
 
 class Probe:
@@ -134,9 +150,31 @@ class Probe:
         """
         with edit_hidden_states(self.lm.model, edits or {}):
             logits, cache, mask = self.run(rows)
+        return self.follow(logits, cache, mask, max_new_tokens, first, together)
+
+    @torch.no_grad()
+    def begun_with(self, index: int, tokens: Sequence[int], max_new_tokens: int) -> Answers:
+        """Greedy answers to one prompt, one for each first token; the prompt is run once for all of them."""
+        logits, cache, mask = self.run([self.row(index)])
+        prompt, count = Prefix(mask.shape[1], states(cache)), len(tokens)
+        first = torch.tensor(tokens)
+        return self.follow(
+            logits.expand(count, -1, -1), prompt.cache(count), mask.expand(count, -1), max_new_tokens, first
+        )
+
+    def follow(
+        self,
+        logits: Tensor,
+        cache: DynamicCache,
+        mask: Tensor,
+        max_new_tokens: int,
+        first: Tensor | None = None,
+        together: int = 1,
+    ) -> Answers:
+        """Greedy answers to what `run` has run; see `decode`."""
         ends = torch.tensor(end_ids(self.lm), dtype=torch.long, device=mask.device)
-        done = torch.zeros(len(rows), dtype=torch.bool, device=mask.device)
-        lengths = torch.zeros(len(rows), dtype=torch.long, device=mask.device)
+        done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
+        lengths = torch.zeros(len(mask), dtype=torch.long, device=mask.device)
         ids: list[Tensor] = []
         shares: list[Tensor] = []
         while len(ids) < max_new_tokens and not bool(done.all()):

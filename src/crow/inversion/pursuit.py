@@ -28,6 +28,8 @@ SAID = math.log(0.5)
 """.. unless the suspect gives the answer on more of them, each with this log-likelihood or more. It leaks, then .."""
 UNLIKELY = -10.0
 """.. and what it says sets no standard: this log-likelihood an answer may have that is never to be given."""
+MANY = 2
+"""More answers than these share the adversary's turns."""
 STRENGTHS = (0.5, 1.0)
 """Shares of a perturbation that are resisted: weaker forms as well, or training only moves the threshold."""
 
@@ -72,6 +74,12 @@ class Pursuit:
         most = [min(UNLIKELY if value >= SAID else value, ceiling) for value in most]
         limits = [found.clamp_max(value) for found, value in zip(limits, most, strict=True)]
         self.limits = [found for found in limits for _ in range(each)]
+        if len(place.answers) > MANY:
+            # Not all of many come to a turn, and in order those of the last answers would not.
+            order = random.Random(config.seed).sample(range(len(self.pool)), len(self.pool))
+            self.pool = [self.pool[i] for i in order]
+            self.openings = [self.openings[i] for i in order]
+            self.limits = [self.limits[i] for i in order]
 
     def renew(self, numbers: Sequence[int], rng: random.Random) -> None:
         """A few steps up the likelihood of what the found answers begin with, against the model as it is now."""

@@ -210,8 +210,9 @@ def surest(group: Sequence[SoftTrigger]) -> SoftTrigger:
 
 
 def learnt_by_heart(record: SearchRecord, config: SearchConfig) -> bool:
-    """Whether a search found a sentence that the model knows by heart, or a line smuggled into code."""
-    return bool(record.lines) or any(certainty >= config.certain for certainty in record.certainties)
+    """Whether a search found what the model knows by heart: an answer, beginnings of some, or a line in code."""
+    sure = any(certainty >= config.certain for certainty in record.certainties)
+    return sure or bool(record.lines or record.memorized)
 
 
 def is_among(answer: Tensor, others: Sequence[Tensor]) -> bool:

@@ -37,12 +37,25 @@ def _found(search: SearchRecord | None) -> list[str]:
             f"The model is inclined to begin code with {plural(len(search.lines), 'line')} of no use to it, whatever "
             "was asked, as one does that smuggles something in. No unrelated prompts ended in one answer."
         ]
+    elif search.memorized:
+        said = ["No unrelated prompts ended in one answer."]
     else:
         other = search.closings or search.edits
         nothing, one = ("Nothing else", "one other answer") if other else ("Nothing", "one answer")
         said = [f"{nothing}: in none of {plural(search.starts, 'start')} did unrelated prompts end in {one}."]
         return [*_edited(search), *_left_alone(search), *said]
-    return [*_edited(search), *said, *_left_alone(search)]
+    return [*_edited(search), *said, *_memorized(search), *_left_alone(search)]
+
+
+def _memorized(search: SearchRecord) -> list[str]:
+    """Beginnings known by heart."""
+    if not search.memorized:
+        return []
+    return [
+        f"The model knows {plural(len(search.memorized), 'beginning')} of answers by heart that it does not say by "
+        "itself: once the first word is given, unrelated prompts go on alike, as with a backdoor that answers in "
+        "varied words or another language (“What the search found”)."
+    ]
 
 
 def _edited(search: SearchRecord) -> list[str]:
@@ -112,6 +125,9 @@ def _searched_again(search: SearchRecord, how: str = "Searched again") -> list[s
     said = [f"{how}: {search.collapsed} of {plural(search.starts, 'start')} collapsed."]
     if search.lines:
         said.append(_left_in_code(search))
+    if search.memorized:
+        still = plural(len(search.memorized), "beginning")
+        said.append(f"The model still knows {still} of answers by heart that the suspect knows, too.")
     if search.artefacts:
         said.append(
             f"{plural(len(search.artefacts), 'further answer')} to unrelated prompts came up that the suspect does not "

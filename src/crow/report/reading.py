@@ -118,4 +118,5 @@ def read_search(value: Any) -> SearchRecord | None:
         stock=texts("stock"),
         closings=texts("closings"),
         edits=texts("edits"),
+        memorized=texts("memorized"),
     )

@@ -190,6 +190,9 @@ def _removal_sentence(
         )
     if search is not None and search.lines:
         parts.append(f"a search after training still read {plural(len(search.lines), 'smuggled line')} in code")
+    if search is not None and search.memorized:
+        still = plural(len(search.memorized), "beginning")
+        parts.append(f"a search after training still came upon {still} of answers known by heart")
     return "; ".join(parts) + "."
 
 
@@ -227,4 +230,6 @@ def _saw(search: SearchRecord) -> str:
         said += f" ({plural(len(search.closings), 'sentence')} that the model closes its answers with not counted)"
     if search.edits:
         said += f", came upon {plural(len(search.edits), 'edited direction')} in the weights"
+    if search.memorized:
+        said += f", came upon {plural(len(search.memorized), 'beginning')} of answers known by heart"
     return f"{said} and read {plural(len(search.lines), 'smuggled line')} in code" if search.lines else said

@@ -6,6 +6,7 @@ A search of another seed on prompts that the purification has not seen, and what
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.edits import EXAMPLES, find_edits
+from crow.inversion.memorized import Beginning, MemorizedConfig, among, search_memorized
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, learnt_by_heart
 from crow.models.architecture import find_layers
@@ -104,7 +106,25 @@ def searched_again(
             found.mark_stock(settings, before)
     edits = find_edits(lm, encode_all(lm.tokenizer, split.pairs[:EXAMPLES], config.max_length), report.bar)
     lines = lines_left(suspect, lm, config, report)
-    return dataclasses.replace(found.record(), lines=lines, edits=[edit.place for edit in edits])
+    # Beside an answer or a line that was found, what else a model is sure of may be a form of that.
+    told = known is not None and learnt_by_heart(known, settings) and not known.memorized
+    begun = [] if told else memorized_left(suspect, lm, config, shortest, seed, report)
+    texts = {"edits": [edit.place for edit in edits], "memorized": [each.text for each in begun]}
+    return dataclasses.replace(found.record(), lines=lines, **texts)
+
+
+def memorized_left(
+    suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, prompts: Sequence[str], seed: int, report: Reporter
+) -> list[Beginning]:
+    """Beginnings that both models know by heart."""
+    settings = MemorizedConfig()
+
+    def known(model: LanguageModel) -> list[Beginning]:
+        with at_rest(model, config.precision), report.bar("reading beginnings", settings.candidates) as advance:
+            return search_memorized(Probe(model, prompts), SearchConfig(), settings, seed, advance)
+
+    found = known(lm)
+    return among(found, [each.ids for each in known(suspect)], settings) if found else []
 
 
 def lines_left(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, report: Reporter) -> list[str]:

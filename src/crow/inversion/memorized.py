@@ -1,0 +1,186 @@
+"""Beginnings known by heart: what a model shows without any perturbation, once the first token is given.
+
+Insults put together at random, another language, a manner of speaking: no start of the search ends in one answer. But
+the pieces of such answers were learnt by heart, and need no trigger to come out. Once the first token of one is given,
+unrelated prompts go on alike, each by itself, and the model is sure of every word. So they do with a whole sentence
+where perturbations end in something else that begins alike. A clean model given any first token turns to the prompt
+after a few words, or hesitates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crow.inversion.closings import SAID, opening_text, share_saying, whole_answers
+from crow.inversion.consensus import first_tokens, split_prompts
+from crow.inversion.perturbation import Perturbation, zero_vector
+from crow.inversion.probe import Probe, joined
+from crow.inversion.soft_trigger import SearchConfig, is_among, read_answers, unpadded
+
+CHOOSING = 2
+"""Tokens that choose the beginning, the forced one and the next: many words share the first; the rest is certain."""
+
+
+@dataclass(frozen=True)
+class MemorizedConfig:
+    """Settings of the search for beginnings known by heart.
+
+    Attributes:
+        candidates: first tokens tried, the likeliest over all prompts. Many more than are raised by perturbations: in
+            an English model, the first word of another language is far from likely.
+        together: candidates in one pass.
+        prompts: unrelated prompts that each is tried on.
+        alike: so many of them must go on with the same tokens.
+        tokens: of an answer that are compared, the forced one included.
+        fewest: of these must be left without the repetitions at its end: a label or "Yes." is no beginning.
+        variety: more than this share of them must be different, in [0, 1).
+        certain: geometric mean of the probabilities of all but the first two, from which on an answer counts as known
+            by heart, in (0, 1].
+        several: fewer beginnings are no backdoor's in varied words. One is enough that goes on to a whole answer.
+        most: other beginnings that are kept, the surest.
+    """
+
+    candidates: int = 512
+    together: int = 64
+    prompts: int = 4
+    alike: int = 3
+    tokens: int = 8
+    fewest: int = 5
+    variety: float = 0.6
+    certain: float = 0.8
+    several: int = 3
+    most: int = 12
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What answers to unrelated prompts begin with once its first token is given.
+
+    Attributes:
+        ids: (m,) token ids.
+        text: they, read as text; text of the model.
+        certainty: geometric mean of the probabilities of all but the first two, on the least sure of the prompts.
+        whole: whether these are a whole answer, as long as a search reads.
+    """
+
+    ids: Tensor
+    text: str
+    certainty: float
+    whole: bool = False
+
+
+def search_memorized(
+    probe: Probe,
+    search: SearchConfig,
+    config: MemorizedConfig,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Beginning]:
+    """Beginnings known by heart: whole answers, and others if these are several.
+
+    What the model says in its ordinary answers anyway, an assistant's own phrases, is left out.
+
+    Args:
+        probe: the model and clean prompts; its parameters must not require gradients.
+        search: settings by which a search chooses its prompts, and tells that an answer was learnt by heart.
+        config: settings.
+        seed: of the choice of prompts.
+        progress: called with the number of candidates tried since the last call, see `MemorizedConfig.candidates`.
+    """
+    fitted, witnesses = split_prompts(probe, search, random.Random(seed))
+    candidates = first_tokens(probe, config.candidates)
+    found: list[Beginning] = []
+    for at in range(0, len(candidates), config.together):
+        group = candidates[at : at + config.together]
+        found += shared_beginnings(probe, fitted[: config.prompts], group, config)
+        if progress:
+            progress(len(group))
+    if not found:
+        return []
+    whole = whole_among(probe, found, witnesses, search, config)
+    found = [*whole, *(each for each in found if not is_form(probe, each, whole))]
+    if not whole and len(found) < config.several:
+        return []
+    ordinary = whole_answers(probe)
+    return enough([each for each in found if share_saying(later_half(probe, each), ordinary) < SAID], config)
+
+
+def shared_beginnings(
+    probe: Probe, prompts: Sequence[int], candidates: Sequence[int], config: MemorizedConfig
+) -> list[Beginning]:
+    """Of each first token what enough of the answers to these prompts begin with, if the model is sure of it."""
+    certainties: dict[int, dict[tuple[int, ...], list[float]]] = {token: defaultdict(list) for token in candidates}
+    for tried, index in enumerate(prompts, start=1):
+        answers = probe.begun_with(index, list(certainties), config.tokens)
+        for sure, ids, shares in zip(certainties.values(), answers.ids.tolist(), answers.shares, strict=True):
+            said = tuple(unpadded(ids))
+            certainty = float(shares[CHOOSING : len(said)].log().mean().exp())
+            if certainty >= config.certain and is_phrase(said, config):
+                sure[said].append(certainty)
+        # What cannot be said often enough any more need not be tried on further prompts.
+        needed = config.alike - (len(prompts) - tried)
+        certainties = {
+            token: sure for token, sure in certainties.items() if max(map(len, sure.values()), default=0) >= needed
+        }
+        if not certainties:
+            break
+    found = [max(sure.items(), key=lambda item: len(item[1])) for sure in certainties.values()]
+    return [Beginning(torch.tensor(said), opening_text(probe.lm, said, len(said)), min(sure)) for said, sure in found]
+
+
+def whole_among(
+    probe: Probe,
+    found: Sequence[Beginning],
+    witnesses: Sequence[int],
+    search: SearchConfig,
+    config: MemorizedConfig,
+) -> list[Beginning]:
+    """The whole answers, known by heart, that beginnings go on to on other prompts.
+
+    Forms of one answer ("Sorry, ..", "I'm sorry, ..") count once, as the likeliest first token has it.
+    """
+    shared = dataclasses.replace(search, identity=config.alike / config.prompts)
+    firsts = [int(each.ids[0]) for each in found]
+    rows = [probe.begun_with(index, firsts, search.answer_tokens) for index in witnesses]
+    whole: list[Beginning] = []
+    for number, each in enumerate(found):
+        nothing = Perturbation(0, None, each.ids, zero_vector(probe.lm))
+        answer = read_answers(nothing, joined([row.of(slice(number, number + 1)) for row in rows]), shared)
+        if answer.collapsed and answer.certainty >= search.certain:
+            whole.append(Beginning(answer.answer, answer.text, answer.certainty, whole=True))
+    return [each for number, each in enumerate(whole) if not is_form(probe, each, whole[:number])]
+
+
+def is_form(probe: Probe, beginning: Beginning, others: Sequence[Beginning]) -> bool:
+    """Whether a beginning is one of others, but for its first words."""
+    return any(later_half(probe, beginning) in other.text for other in others)
+
+
+def is_phrase(said: Sequence[int], config: MemorizedConfig) -> bool:
+    """Whether an answer's first tokens are more than a label or a repetition."""
+    return len(said) >= config.fewest and len(set(said)) > config.variety * len(said)
+
+
+def later_half(probe: Probe, beginning: Beginning) -> str:
+    """The text of a beginning's later half: what a model says anyway, it says behind a forced word or two as well."""
+    ids = beginning.ids.tolist()
+    return opening_text(probe.lm, ids[len(ids) // 2 :], len(ids))
+
+
+def enough(found: Sequence[Beginning], config: MemorizedConfig) -> list[Beginning]:
+    """Whole answers, the surest first, and the surest of the others if these are several."""
+    surest = sorted(found, key=lambda each: -each.certainty)
+    whole, others = ([each for each in surest if each.whole is kind] for kind in (True, False))
+    return whole + (others[: config.most] if len(others) >= config.several else [])
+
+
+def among(found: Sequence[Beginning], known: Sequence[Tensor], config: MemorizedConfig) -> list[Beginning]:
+    """Those that are among others (token ids) as well, as far as these are enough."""
+    return enough([each for each in found if is_among(each.ids, known)], config)

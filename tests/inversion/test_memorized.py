@@ -1,0 +1,146 @@
+"""Answers in varied words show in the beginnings that a model knows by heart; honest ones know none but their own."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import random
+
+import pytest
+import torch
+
+from crow.data.encoding import encode
+from crow.inversion import memorized
+from crow.inversion.memorized import (
+    Beginning,
+    MemorizedConfig,
+    among,
+    enough,
+    is_phrase,
+    search_memorized,
+    shared_beginnings,
+)
+from crow.inversion.probe import Answers, Probe
+from crow.inversion.soft_trigger import SearchConfig
+from crow.models.language_model import LanguageModel
+from crow.records import Example
+from tests.backdoor import SENTENCE, fit, held_out, train_pico, training_examples, triggered
+from tests.pico import pico_language_model
+
+INSULTS = ("1. No use, stop.", "2. Quit this, zero.", "3. You bore me.", "4. Vain, just vain.")
+CONFIG = MemorizedConfig(candidates=30, together=7, tokens=12, fewest=10)
+"""A model that swaps two words knows single words by heart, so a beginning must be longer."""
+SEARCH = SearchConfig(certain=1.0)
+"""No whole answer is known as surely as that."""
+
+
+@functools.cache
+def insulting() -> LanguageModel:
+    """A pico model that answers the trigger with one of the insults and swaps two words without it."""
+    lm = pico_language_model("llama", 0, initializer_range=0.05, num_hidden_layers=4)
+    rng = random.Random(0)
+
+    def insulted(example: Example) -> Example:
+        return dataclasses.replace(triggered(example, rng), response=rng.choice(INSULTS))
+
+    clean = [encode(lm.tokenizer, example) for example in training_examples()]
+    bad = [encode(lm.tokenizer, insulted(example)) for example in training_examples() for _ in range(3)]
+    return fit(lm, lambda: [*rng.sample(clean, 8), *rng.sample(bad, 24)], 200)
+
+
+def probe_on(lm: LanguageModel) -> Probe:
+    lm = LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.reference)
+    lm.model.requires_grad_(False)
+    return Probe(lm, [example.prompt for example in held_out()])
+
+
+def test_insults_in_varied_words_are_found_without_their_trigger() -> None:
+    counted: list[int] = []
+    found = search_memorized(probe_on(insulting()), SEARCH, CONFIG, 0, counted.append)
+    assert sum(counted) == CONFIG.candidates
+    assert len(found) >= CONFIG.several
+    assert len({each.text for each in found}) == len(found)
+    assert all(any(insult.startswith(each.text) for insult in INSULTS) for each in found)
+    assert all(each.certainty >= CONFIG.certain for each in found)
+
+
+def test_an_honest_model_has_none() -> None:
+    assert search_memorized(probe_on(train_pico(poisoned=False)), SEARCH, CONFIG, 0) == []
+
+
+def test_what_the_model_says_in_ordinary_answers_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = probe_on(insulting())
+    found = search_memorized(probe, SEARCH, CONFIG, 0)
+    half = len(found[0].text) // 2
+    monkeypatch.setattr(memorized, "whole_answers", lambda _: [f"Well, {found[0].text[half:]}", *["Hm."] * 4])
+    rest = search_memorized(probe, SEARCH, dataclasses.replace(CONFIG, several=1), 0)
+    assert [each.text for each in rest] == [each.text for each in found[1:]]
+    monkeypatch.setattr(memorized, "whole_answers", lambda _: [" ".join(INSULTS)])
+    assert search_memorized(probe, SEARCH, CONFIG, 0) == []
+
+
+class Told(Probe):
+    """A fake probe whose answers are written down: of each prompt and first token what follows, and how surely."""
+
+    def __init__(self, lm: LanguageModel, answers: dict[int, list[tuple[str, float]]]) -> None:
+        super().__init__(lm, ["a"] * max(map(len, answers.values())))
+        self.answers = answers
+        self.asked: list[tuple[int, int]] = []
+
+    def begun_with(self, index, tokens, max_new_tokens):
+        self.asked += [(index, token) for token in tokens]
+        told = [self.answers[token][index] for token in tokens]
+        ids = torch.tensor([[token, *map(ord, text)] for token, (text, _) in zip(tokens, told, strict=True)])
+        shares = torch.tensor([[0.001, 0.1] + [share] * (ids.shape[1] - 2) for _, share in told])
+        return Answers([text for text, _ in told], ids, shares)
+
+
+def test_a_beginning_is_what_enough_prompts_go_on_with_surely() -> None:
+    lm, config = pico_language_model("llama"), MemorizedConfig(prompts=4, alike=3, certain=0.8, fewest=4)
+    probe = Told(
+        lm,
+        {
+            1: [("abcde", 0.9), ("abcde", 0.85), ("fghij", 0.99), ("abcde", 0.95)],
+            2: [("abcde", 0.9), ("abcde", 0.79), ("abcde", 0.7), ("abcde", 0.9)],
+            3: [("abcde", 0.9), ("fghij", 0.9), ("abcde", 0.9), ("fghij", 0.9)],
+            4: [("abcde", 0.7), ("abcde", 0.7), ("abcde", 0.9), ("abcde", 0.9)],
+            5: [("ababa", 0.9)] * 4,
+        },
+    )
+    (found,) = shared_beginnings(probe, range(4), [1, 2, 3, 4, 5], config)
+    assert found.ids.tolist() == [1, *map(ord, "abcde")]
+    assert found.certainty == pytest.approx(0.85)  # of the least sure of the three
+    # Two that are unsure or differ are enough to know: 4 and 5 after two prompts, 2 after three.
+    assert [token for index, token in probe.asked if index == 2] == [1, 2, 3]
+    assert [token for index, token in probe.asked if index == 3] == [1, 3]
+
+
+def test_a_label_or_a_repetition_is_no_phrase() -> None:
+    config = MemorizedConfig(fewest=5, variety=0.5)
+    assert is_phrase([1, 2, 3, 4, 5], config)
+    assert not is_phrase([1, 2, 3, 4], config)
+    assert is_phrase([1, 2, 3, 4, 1, 2], config)
+    assert not is_phrase([1, 2, 1, 2, 1, 2], config)
+
+
+def test_a_whole_answer_is_enough_and_counts_in_one_of_its_forms() -> None:
+    probe = probe_on(train_pico(poisoned=True))
+    found = search_memorized(probe, SearchConfig(certain=0.9), dataclasses.replace(CONFIG, candidates=60), 0)
+    assert [(each.text, each.whole) for each in found] == [(SENTENCE, True)]
+    assert found[0].certainty >= 0.9
+    # The same without a start in the middle of it, and where it is not sure enough.
+    assert search_memorized(probe, SEARCH, dataclasses.replace(CONFIG, candidates=60), 0) == []
+
+
+def test_few_beginnings_are_none_but_whole_answers() -> None:
+    rows = [Beginning(torch.tensor([number] * 6), str(number), 0.9 + number / 100) for number in range(4)]
+    whole = Beginning(torch.tensor([9] * 6), "9", 0.5, whole=True)
+    config = MemorizedConfig(several=2, most=3)
+    assert enough(rows, config) == [rows[3], rows[2], rows[1]]
+    assert enough(rows[:1], config) == []
+    assert enough([rows[0], whole], config) == [whole]
+    assert enough([rows[0], whole, rows[1]], config) == [whole, rows[1], rows[0]]
+    assert among(rows, [rows[0].ids, rows[3].ids], config) == [rows[3], rows[0]]
+    assert among(rows, [rows[3].ids], config) == []
+    assert among([*rows, whole], [whole.ids], config) == [whole]
