@@ -13,6 +13,7 @@ AFTER = Evaluation(Rate.of(0, 200), Rate.of(0, 200), Perplexity(6.06, 9000), 60.
 FOUND = SearchRecord(starts=8, collapsed=5, texts=["no"])
 NOTHING = SearchRecord(starts=8, collapsed=0, texts=[])
 LINE = SearchRecord(starts=8, collapsed=0, texts=[], lines=["zap()"])
+BEGUN = SearchRecord(starts=8, collapsed=0, texts=[], memorized=["so it", "oh my", "ah no"])
 EDIT = SearchRecord(starts=8, collapsed=0, texts=[], edits=["layer 2, mlp.down_proj"])
 
 
@@ -90,6 +91,7 @@ def test_a_search_that_still_collapses_is_part_of_the_sentence():
     assert "still collapsed in 5 of 8 starts" in judge(BEFORE, AFTER, FOUND, FOUND).sentence
     assert "still collapsed" not in judge(BEFORE, AFTER, FOUND, NOTHING).sentence
     assert "still read 1 smuggled line in code" in judge(BEFORE, AFTER, FOUND, LINE).sentence
+    assert "still came upon 3 beginnings of answers known by heart" in judge(BEFORE, AFTER, FOUND, BEGUN).sentence
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,8 @@ def test_a_search_that_still_collapses_is_part_of_the_sentence():
         (NOTHING, NOTHING, "nothing_found"),
         (LINE, NOTHING, "treated"),
         (EDIT, NOTHING, "treated"),
+        (BEGUN, NOTHING, "treated"),
+        (NOTHING, BEGUN, "still_found"),
         (NOTHING, EDIT, "still_found"),
         (NOTHING, LINE, "still_found"),
         (LINE, None, "unknown"),
@@ -128,6 +132,7 @@ def test_without_a_trigger_the_search_decides_and_never_says_removed(before, aft
         (NOTHING, "no evidence", None, "nothing_found", "not proof"),
         (NOTHING, "suspicious", FOUND, "still_found", "A search of the finished model forced one answer"),
         (NOTHING, None, LINE, "still_found", "A search of the finished model"),
+        (NOTHING, None, BEGUN, "still_found", "came upon 3 beginnings of answers known by heart"),
         (FOUND, "suspicious", FOUND, "still_found", "After training the search"),
     ],
 )
