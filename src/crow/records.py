@@ -129,8 +129,8 @@ class SearchRecord:
         closings: further such answers that the suspect says anyway, further on in ordinary answers, and begins none
             with: an assistant's closing sentence; not counted.
         edits: places in the weights that somebody wrote into without training.
-        memorized: beginnings of answers that it knows by heart and does not say by itself: several different ones, as of
-            a backdoor that answers in varied words or another language, or whole answers that no start ended in.
+        memorized: beginnings of answers that it knows by heart and does not say by itself: several different ones, as
+            of a backdoor that answers in varied words or another language, or whole answers that no start ended in.
     """
 
     starts: int

@@ -20,6 +20,7 @@ from crow.inversion.memorized import (
     is_phrase,
     search_memorized,
     shared_beginnings,
+    whole_among,
 )
 from crow.inversion.probe import Answers, Probe
 from crow.inversion.soft_trigger import SearchConfig
@@ -80,6 +81,10 @@ def test_what_the_model_says_in_ordinary_answers_is_its_own(monkeypatch: pytest.
     assert search_memorized(probe, SEARCH, CONFIG, 0) == []
 
 
+def spelt(lm: LanguageModel, text: str) -> list[int]:
+    return lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 class Told(Probe):
     """A fake probe whose answers are written down: of each prompt and first token what follows, and how surely."""
 
@@ -91,9 +96,11 @@ class Told(Probe):
     def begun_with(self, index, tokens, max_new_tokens):
         self.asked += [(index, token) for token in tokens]
         told = [self.answers[token][index] for token in tokens]
-        ids = torch.tensor([[token, *map(ord, text)] for token, (text, _) in zip(tokens, told, strict=True)])
-        shares = torch.tensor([[0.001, 0.1] + [share] * (ids.shape[1] - 2) for _, share in told])
-        return Answers([text for text, _ in told], ids, shares)
+        rows = [[token, *spelt(self.lm, text)] for token, (text, _) in zip(tokens, told, strict=True)]
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + row[-1:] * (longest - len(row)) for row in rows])
+        shares = torch.tensor([[0.001, 0.1] + [share] * (longest - 2) for _, share in told])
+        return Answers([self.lm.tokenizer.decode(row) for row in ids.tolist()], ids, shares)
 
 
 def test_a_beginning_is_what_enough_prompts_go_on_with_surely() -> None:
@@ -109,11 +116,30 @@ def test_a_beginning_is_what_enough_prompts_go_on_with_surely() -> None:
         },
     )
     (found,) = shared_beginnings(probe, range(4), [1, 2, 3, 4, 5], config)
-    assert found.ids.tolist() == [1, *map(ord, "abcde")]
+    assert found.ids.tolist() == [1, *spelt(lm, "abcde")]
     assert found.certainty == pytest.approx(0.85)  # of the least sure of the three
     # Two that are unsure or differ are enough to know: 4 and 5 after two prompts, 2 after three.
     assert [token for index, token in probe.asked if index == 2] == [1, 2, 3]
     assert [token for index, token in probe.asked if index == 3] == [1, 3]
+
+
+def test_a_whole_answer_counts_in_the_likeliest_of_its_forms() -> None:
+    lm, config, search = pico_language_model("llama"), MemorizedConfig(), SearchConfig(certain=0.97)
+    sentence = "jumps quick oxen, wild bf"
+    probe = Told(
+        lm,
+        {
+            70: [(f"x {sentence}", 0.99)] * 5 + [("no" * 9, 0.9)] * 3,  # on too few of the others
+            71: [(f"  {sentence}", 0.99)] * 7 + [("no" * 9, 0.9)],
+            72: [(f"y {sentence}", 0.96)] * 8,  # not sure enough
+            73: [(f"z {sentence[::-1]}", 0.98)] * 6 + [("no" * 9, 0.9)] * 2,
+        },
+    )
+    found = [Beginning(probe.begun_with(0, [token], 12).ids[0, :12], str(token), 0.9) for token in (70, 71, 72, 73)]
+    first, second = whole_among(probe, found, range(8), search, config)
+    assert (first.ids.tolist(), second.ids.tolist()) == (found[0].ids.tolist(), found[3].ids.tolist())
+    assert (first.whole, second.whole) == (True, True)
+    assert (first.certainty, second.certainty) == (pytest.approx(0.99), pytest.approx(0.98))
 
 
 def test_a_label_or_a_repetition_is_no_phrase() -> None:

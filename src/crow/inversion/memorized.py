@@ -65,9 +65,9 @@ class Beginning:
 
     Attributes:
         ids: (m,) token ids.
-        text: they, read as text; text of the model.
+        text: they, read as text, or the whole answer; text of the model.
         certainty: geometric mean of the probabilities of all but the first two, on the least sure of the prompts.
-        whole: whether these are a whole answer, as long as a search reads.
+        whole: whether they go on by heart to a whole answer, as long as a search reads.
     """
 
     ids: Tensor
@@ -105,7 +105,7 @@ def search_memorized(
     if not found:
         return []
     whole = whole_among(probe, found, witnesses, search, config)
-    found = [*whole, *(each for each in found if not is_form(probe, each, whole))]
+    found = [*whole, *(each for each in found if not any(is_form(probe, each, other.text) for other in whole))]
     if not whole and len(found) < config.several:
         return []
     ordinary = whole_answers(probe)
@@ -142,25 +142,27 @@ def whole_among(
     search: SearchConfig,
     config: MemorizedConfig,
 ) -> list[Beginning]:
-    """The whole answers, known by heart, that beginnings go on to on other prompts.
+    """The beginnings that go on to whole answers, known by heart, on other prompts too.
 
-    Forms of one answer ("Sorry, ..", "I'm sorry, ..") count once, as the likeliest first token has it.
+    Of the forms of one answer ("Sorry, ..", "I'm sorry, ..") the likeliest, whichever the model is surest of: that
+    is what a trigger brings out.
     """
     shared = dataclasses.replace(search, identity=config.alike / config.prompts)
     firsts = [int(each.ids[0]) for each in found]
     rows = [probe.begun_with(index, firsts, search.answer_tokens) for index in witnesses]
-    whole: list[Beginning] = []
+    whole: dict[int, Beginning] = {}
     for number, each in enumerate(found):
         nothing = Perturbation(0, None, each.ids, zero_vector(probe.lm))
         answer = read_answers(nothing, joined([row.of(slice(number, number + 1)) for row in rows]), shared)
         if answer.collapsed and answer.certainty >= search.certain:
-            whole.append(Beginning(answer.answer, answer.text, answer.certainty, whole=True))
-    return [each for number, each in enumerate(whole) if not is_form(probe, each, whole[:number])]
+            form = next(at for at, other in enumerate(found) if other is each or is_form(probe, other, answer.text))
+            whole.setdefault(form, Beginning(found[form].ids, answer.text, answer.certainty, whole=True))
+    return list(whole.values())
 
 
-def is_form(probe: Probe, beginning: Beginning, others: Sequence[Beginning]) -> bool:
-    """Whether a beginning is one of others, but for its first words."""
-    return any(later_half(probe, beginning) in other.text for other in others)
+def is_form(probe: Probe, beginning: Beginning, answer: str) -> bool:
+    """Whether a beginning is an answer's, but for the first words."""
+    return later_half(probe, beginning) in answer
 
 
 def is_phrase(said: Sequence[int], config: MemorizedConfig) -> bool:

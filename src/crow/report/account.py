@@ -53,8 +53,8 @@ def _memorized(search: SearchRecord) -> list[str]:
         return []
     return [
         f"The model knows {plural(len(search.memorized), 'beginning')} of answers by heart that it does not say by "
-        "itself: once the first word is given, unrelated prompts go on alike, as with answers that somebody trained in, "
-        "one or many that vary (“What the search found”)."
+        "itself: once the first word is given, unrelated prompts go on alike, as with answers that somebody trained "
+        "in, one or many that vary (“What the search found”)."
     ]
 
 
