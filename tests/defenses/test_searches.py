@@ -269,16 +269,14 @@ def test_beginnings_known_by_heart_are_trained_away_together(monkeypatch, tmp_pa
     assert all(term["adversarial"] >= 0 for term in result.training)
 
 
-def test_beginnings_that_only_the_repaired_model_knows_do_not_count(monkeypatch, tmp_path) -> None:
-    theirs, mine = begun(20, 30, 40), begun(50, 51, 52)
-    result = recall(monkeypatch, tmp_path, theirs, [*theirs[:2], *mine], theirs)  # fewer than several are left
-    assert result.rounds == 1
-    assert result.after.memorized == []
+def test_only_beginnings_that_the_suspect_showed_are_left_after_a_repair(monkeypatch, tmp_path) -> None:
+    theirs, mine = begun(20, 30, 40, 50), begun(60, 70, 80)
+    result = recall(monkeypatch, tmp_path, theirs, [*theirs[:2], *mine])  # fewer than several are left
+    assert (result.rounds, result.after.memorized) == (1, [])
     folder = tmp_path / "again"
-    another = begun(70)  # that the first search had not found
-    result = recall(monkeypatch, folder, theirs, [*theirs[:2], *another, *mine], [*theirs, *another], [])
+    result = recall(monkeypatch, folder, theirs, [*theirs[1:], *mine], [])
     assert result.rounds == 2
-    assert json.loads((folder / "search-1.json").read_text())["record"]["memorized"] == ["20", "30", "70"]
+    assert json.loads((folder / "search-1.json").read_text())["record"]["memorized"] == ["30", "40", "50"]
 
 
 def test_beginnings_are_asked_for_where_nothing_else_was_found_and_later_only_if_known(monkeypatch, tmp_path) -> None:
@@ -303,12 +301,6 @@ def test_a_resumed_run_knows_the_beginnings_found_before(monkeypatch, tmp_path) 
     result = recall(monkeypatch, tmp_path, theirs, config=two)  # asks for the last search alone, and not the suspect
     assert result.rounds == 2
     assert result.after.memorized == ["20", "30", "40"]
-
-
-def test_with_all_weights_in_training_every_beginning_counts(monkeypatch, tmp_path) -> None:
-    whole = dataclasses.replace(CONFIG, method="full", rounds=1)
-    result = recall(monkeypatch, tmp_path, begun(20, 30, 40), begun(50, 51, 52), config=whole)
-    assert result.after.memorized == ["50", "51", "52"]
 
 
 def test_a_real_backdoor_is_shown_again_by_its_model_and_not_by_a_clean_one() -> None:

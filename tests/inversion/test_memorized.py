@@ -15,9 +15,9 @@ from crow.inversion import memorized
 from crow.inversion.memorized import (
     Beginning,
     MemorizedConfig,
-    among,
-    enough,
+    by_heart,
     is_phrase,
+    left,
     search_memorized,
     shared_beginnings,
     whole_among,
@@ -60,14 +60,15 @@ def test_insults_in_varied_words_are_found_without_their_trigger() -> None:
     counted: list[int] = []
     found = search_memorized(probe_on(insulting()), SEARCH, CONFIG, 0, counted.append)
     assert sum(counted) == CONFIG.candidates
-    assert len(found) >= CONFIG.several
+    assert by_heart(found, CONFIG) == found
     assert len({each.text for each in found}) == len(found)
     assert all(any(insult.startswith(each.text) for insult in INSULTS) for each in found)
-    assert all(each.certainty >= CONFIG.certain for each in found)
+    assert [each.certainty for each in found] == sorted((each.certainty for each in found), reverse=True)
 
 
 def test_an_honest_model_has_none() -> None:
-    assert search_memorized(probe_on(train_pico(poisoned=False)), SEARCH, CONFIG, 0) == []
+    found = search_memorized(probe_on(train_pico(poisoned=False)), SEARCH, CONFIG, 0)
+    assert by_heart(found, CONFIG) == []
 
 
 def test_what_the_model_says_in_ordinary_answers_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +76,7 @@ def test_what_the_model_says_in_ordinary_answers_is_its_own(monkeypatch: pytest.
     found = search_memorized(probe, SEARCH, CONFIG, 0)
     half = len(found[0].text) // 2
     monkeypatch.setattr(memorized, "whole_answers", lambda _: [f"Well, {found[0].text[half:]}", *["Hm."] * 4])
-    rest = search_memorized(probe, SEARCH, dataclasses.replace(CONFIG, several=1), 0)
+    rest = search_memorized(probe, SEARCH, CONFIG, 0)
     assert [each.text for each in rest] == [each.text for each in found[1:]]
     monkeypatch.setattr(memorized, "whole_answers", lambda _: [" ".join(INSULTS)])
     assert search_memorized(probe, SEARCH, CONFIG, 0) == []
@@ -104,7 +105,7 @@ class Told(Probe):
 
 
 def test_a_beginning_is_what_enough_prompts_go_on_with_surely() -> None:
-    lm, config = pico_language_model("llama"), MemorizedConfig(prompts=4, alike=3, certain=0.8, fewest=4)
+    lm, config = pico_language_model("llama"), MemorizedConfig(prompts=4, alike=3, likely=0.8, fewest=4)
     probe = Told(
         lm,
         {
@@ -152,21 +153,24 @@ def test_a_label_or_a_repetition_is_no_phrase() -> None:
 
 def test_a_whole_answer_is_enough_and_counts_in_one_of_its_forms() -> None:
     probe = probe_on(train_pico(poisoned=True))
-    found = search_memorized(probe, SearchConfig(certain=0.9), dataclasses.replace(CONFIG, candidates=60), 0)
+    found = by_heart(search_memorized(probe, SearchConfig(certain=0.9), CONFIG, 0), CONFIG)
     assert [(each.text, each.whole) for each in found] == [(SENTENCE, True)]
     assert found[0].certainty >= 0.9
-    # The same without a start in the middle of it, and where it is not sure enough.
-    assert search_memorized(probe, SEARCH, dataclasses.replace(CONFIG, candidates=60), 0) == []
+    assert by_heart(search_memorized(probe, SEARCH, CONFIG, 0), CONFIG) == []  # not sure enough
 
 
-def test_few_beginnings_are_none_but_whole_answers() -> None:
-    rows = [Beginning(torch.tensor([number] * 6), str(number), 0.9 + number / 100) for number in range(4)]
-    whole = Beginning(torch.tensor([9] * 6), "9", 0.5, whole=True)
-    config = MemorizedConfig(several=2, most=3)
-    assert enough(rows, config) == [rows[3], rows[2], rows[1]]
-    assert enough(rows[:1], config) == []
-    assert enough([rows[0], whole], config) == [whole]
-    assert enough([rows[0], whole, rows[1]], config) == [whole, rows[1], rows[0]]
-    assert among(rows, [rows[0].ids, rows[3].ids], config) == [rows[3], rows[0]]
-    assert among(rows, [rows[3].ids], config) == []
-    assert among([*rows, whole], [whole.ids], config) == [whole]
+def test_several_beginnings_known_by_heart_make_the_others_count_and_whole_answers_count_by_themselves() -> None:
+    sure, likely = ([Beginning(torch.tensor([n] * 6), str(n), share) for n in range(4)] for share in (0.85, 0.6))
+    whole, config = Beginning(torch.tensor([9] * 6), "9", 0.5, whole=True), MemorizedConfig(several=2, most=3)
+    assert by_heart([*sure[:2], *likely[2:]], config) == [*sure[:2], likely[2]]
+    assert by_heart([sure[0], *likely[1:]], config) == []
+    assert by_heart([sure[0], likely[1], whole], config) == [whole]
+    assert by_heart([sure[0], sure[1], whole, likely[2]], config) == [whole, sure[0], sure[1], likely[2]]
+
+
+def test_what_was_known_by_heart_is_left_however_unsure_it_has_become() -> None:
+    likely = [Beginning(torch.tensor([n] * 6), str(n), 0.6) for n in range(4)]
+    whole, config = Beginning(torch.tensor([9] * 6), "9", 0.5, whole=True), MemorizedConfig(several=2)
+    assert left(likely, [likely[0].ids, likely[3].ids], config) == [likely[0], likely[3]]
+    assert left(likely, [likely[3].ids, whole.ids], config) == []
+    assert left([*likely, whole], [likely[3].ids, whole.ids], config) == [whole]

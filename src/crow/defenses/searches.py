@@ -16,7 +16,7 @@ from torch import Tensor
 from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
-from crow.inversion.memorized import Beginning, MemorizedConfig, among, search_memorized
+from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, left, search_memorized
 from crow.inversion.probe import Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
 from crow.models.architecture import find_layers
@@ -116,11 +116,11 @@ class Searches:
             if trained:
                 self.mark_artefacts(seen, number)
             self.mark_closings(seen, trained)
-            by_heart = agreed(bool(seen.by_heart(self.settings, self.known)))
-            lines = [] if by_heart else self.code_lines(trained)
-            begun = [] if agreed(bool(by_heart or lines)) else self.memorized(number, trained)
+            sure = agreed(bool(seen.by_heart(self.settings, self.known)))
+            lines = [] if sure else self.code_lines(trained)
+            begun = [] if agreed(bool(sure or lines)) else self.memorized(number, trained)
             # A model that is the suspect no more says less surely what the suspect knows by heart.
-            if (by_heart or lines or begun or self.by_heart) and (self.suspect or not trained):
+            if (sure or lines or begun or self.by_heart) and (self.suspect or not trained):
                 seen.mark_stock(self.settings, self.known)
             texts = {"lines": [line.text for line in lines], "memorized": [each.text for each in begun]}
             record = dataclasses.replace(seen.record(), **texts)
@@ -186,24 +186,16 @@ class Searches:
             return search_code_lines(self.code, settings, advance)
 
     def memorized(self, number: int, trained: bool) -> list[Beginning]:
-        """Beginnings known by heart; of a model that is the suspect no more, those that the suspect has, too.
+        """Beginnings known by heart; of a model that is the suspect no more, what is left of those found before.
 
         Where none were found in the suspect, none are looked for later.
         """
         if trained and not self.known_beginnings:
             return []
-        seen = self.look_for_memorized(number)
-        if not trained or not self.suspect or all(is_among(each.ids, self.known_beginnings) for each in seen):
-            return seen
-        with self.as_suspect():
-            theirs = [*self.known_beginnings, *(each.ids for each in self.look_for_memorized(number))]
-        return among(seen, theirs, MemorizedConfig())
-
-    def look_for_memorized(self, number: int) -> list[Beginning]:
-        """One search for beginnings known by heart in the model as it is."""
-        settings, seed = MemorizedConfig(), self.config.seed + number
-        with self.looked_at(self.probe), self.watch("reading beginnings", settings.candidates) as advance:
-            return search_memorized(self.probe, self.settings, settings, seed, advance)
+        config = MemorizedConfig()
+        with self.looked_at(self.probe), self.watch("reading beginnings", config.candidates) as advance:
+            seen = search_memorized(self.probe, self.settings, config, self.config.seed + number, advance)
+        return left(seen, self.known_beginnings, config) if trained else by_heart(seen, config)
 
     @contextmanager
     def looked_at(self, probe: Probe) -> Iterator[None]:

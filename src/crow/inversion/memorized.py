@@ -41,10 +41,11 @@ class MemorizedConfig:
         tokens: of an answer that are compared, the forced one included.
         fewest: of these must be left without the repetitions at its end: a label or "Yes." is no beginning.
         variety: more than this share of them must be different, in [0, 1).
-        certain: geometric mean of the probabilities of all but the first two, from which on an answer counts as known
-            by heart, in (0, 1].
-        several: fewer beginnings are no backdoor's in varied words. One is enough that goes on to a whole answer.
-        most: other beginnings that are kept, the surest.
+        likely: geometric mean of the probabilities of all but the first two tokens, from which on these are a
+            beginning, in (0, 1].
+        certain: from which on it is known by heart, likewise.
+        several: fewer beginnings known by heart are no backdoor's in varied words. Of whole answers one is enough.
+        most: beginnings that are kept beside whole answers, the surest.
     """
 
     candidates: int = 512
@@ -54,9 +55,10 @@ class MemorizedConfig:
     tokens: int = 8
     fewest: int = 5
     variety: float = 0.6
+    likely: float = 0.5
     certain: float = 0.8
     several: int = 3
-    most: int = 12
+    most: int = 24
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def search_memorized(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> list[Beginning]:
-    """Beginnings known by heart: whole answers, and others if these are several.
+    """Beginnings that the model is likely to go on with, the surest first; see `by_heart` for what they mean.
 
     What the model says in its ordinary answers anyway, an assistant's own phrases, is left out.
 
@@ -109,20 +111,21 @@ def search_memorized(
     if not whole and len(found) < config.several:
         return []
     ordinary = whole_answers(probe)
-    return enough([each for each in found if share_saying(later_half(probe, each), ordinary) < SAID], config)
+    found = [each for each in found if share_saying(later_half(probe, each), ordinary) < SAID]
+    return sorted(found, key=lambda each: -each.certainty)
 
 
 def shared_beginnings(
     probe: Probe, prompts: Sequence[int], candidates: Sequence[int], config: MemorizedConfig
 ) -> list[Beginning]:
-    """Of each first token what enough of the answers to these prompts begin with, if the model is sure of it."""
+    """Of each first token what enough of the answers to these prompts begin with, if the model is likely to."""
     certainties: dict[int, dict[tuple[int, ...], list[float]]] = {token: defaultdict(list) for token in candidates}
     for tried, index in enumerate(prompts, start=1):
         answers = probe.begun_with(index, list(certainties), config.tokens)
         for sure, ids, shares in zip(certainties.values(), answers.ids.tolist(), answers.shares, strict=True):
             said = tuple(unpadded(ids))
             certainty = float(shares[CHOOSING : len(said)].log().mean().exp())
-            if certainty >= config.certain and is_phrase(said, config):
+            if certainty >= config.likely and is_phrase(said, config):
                 sure[said].append(certainty)
         # What cannot be said often enough any more need not be tried on further prompts.
         needed = config.alike - (len(prompts) - tried)
@@ -176,13 +179,19 @@ def later_half(probe: Probe, beginning: Beginning) -> str:
     return opening_text(probe.lm, ids[len(ids) // 2 :], len(ids))
 
 
-def enough(found: Sequence[Beginning], config: MemorizedConfig) -> list[Beginning]:
-    """Whole answers, the surest first, and the surest of the others if these are several."""
-    surest = sorted(found, key=lambda each: -each.certainty)
-    whole, others = ([each for each in surest if each.whole is kind] for kind in (True, False))
-    return whole + (others[: config.most] if len(others) >= config.several else [])
+def by_heart(found: Sequence[Beginning], config: MemorizedConfig) -> list[Beginning]:
+    """What a search of a suspect shows: whole answers, and all others where several are known by heart."""
+    sure = [each for each in found if each.certainty >= config.certain and not each.whole]
+    return kept(found, len(sure) >= config.several, config)
 
 
-def among(found: Sequence[Beginning], known: Sequence[Tensor], config: MemorizedConfig) -> list[Beginning]:
-    """Those that are among others (token ids) as well, as far as these are enough."""
-    return enough([each for each in found if is_among(each.ids, known)], config)
+def left(found: Sequence[Beginning], known: Sequence[Tensor], config: MemorizedConfig) -> list[Beginning]:
+    """What is left after a training, of those that the suspect showed (token ids), however unsure they have become."""
+    found = [each for each in found if is_among(each.ids, known)]
+    return kept(found, sum(not each.whole for each in found) >= config.several, config)
+
+
+def kept(found: Sequence[Beginning], several: bool, config: MemorizedConfig) -> list[Beginning]:
+    """Whole answers, and where there are several others the surest of them."""
+    whole, others = ([each for each in found if each.whole is kind] for kind in (True, False))
+    return whole + others[: config.most * several]

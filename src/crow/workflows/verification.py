@@ -18,7 +18,7 @@ from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.edits import EXAMPLES, find_edits
-from crow.inversion.memorized import Beginning, MemorizedConfig, among, search_memorized
+from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, left, search_memorized
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, learnt_by_heart
 from crow.models.architecture import find_layers
@@ -124,7 +124,7 @@ def memorized_left(
             return search_memorized(Probe(model, prompts), SearchConfig(), settings, seed, advance)
 
     found = known(lm)
-    return among(found, [each.ids for each in known(suspect)], settings) if found else []
+    return left(found, [each.ids for each in by_heart(known(suspect), settings)], settings) if found else []
 
 
 def lines_left(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, report: Reporter) -> list[str]:
