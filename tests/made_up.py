@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from crow.inversion.memorized import Beginning
 from crow.inversion.perturbation import Perturbation
 from crow.inversion.soft_trigger import SearchResult, SoftTrigger
 
@@ -17,3 +18,8 @@ def made_up(ids: list[int], text: str, certainty: float = 1.0) -> SoftTrigger:
     """A start that ended in one answer."""
     answer = torch.tensor(ids)
     return SoftTrigger(Perturbation(1, None, answer[:1], torch.zeros(32)), 1.0, True, text, answer, certainty)
+
+
+def begun(*firsts: int) -> list[Beginning]:
+    """Beginnings as a search reads them."""
+    return [Beginning(torch.tensor([first, 61, 62, 63, 64]), str(first), 0.95) for first in firsts]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from crow.inversion.memorized import Beginning
 from crow.inversion.soft_trigger import SearchResult
 from crow.models.language_model import LanguageModel
 from crow.records import SearchRecord
 from crow.training.presets import get_preset
 from crow.workflows import verification
 from crow.workflows.common import Reporter
-from tests.made_up import collapsed
+from tests.made_up import begun, collapsed
 from tests.pico import pico_language_model
 
 THEIRS = SearchRecord(12, 1, ["go away"], certainties=[0.99])
@@ -83,9 +81,6 @@ def test_beginnings_that_both_models_know_by_heart_are_left(
     lm: LanguageModel,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def begun(*firsts: int) -> list[Beginning]:
-        return [Beginning(torch.tensor([first, 61, 62, 63, 64]), str(first), 0.95) for first in firsts]
-
     results = iter([begun(20, 30, 40), begun(*suspect_knows)])
     monkeypatch.setattr(verification, "search_memorized", lambda *_: next(results))
     found = verification.searched_again(lm, lm, get_preset("default"), known, 0, Reporter(quiet=True))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from tests.backdoor import SEARCH as PICO_SEARCH
 from tests.backdoor import SENTENCE, trained_pico, training_examples
-from tests.made_up import collapsed
+from tests.made_up import begun, collapsed
 from tests.pico import pico_language_model
 
 from crow.data.splits import bundled_split
@@ -245,19 +246,18 @@ def test_a_line_in_code_is_surer_than_an_answer_that_might_be_another(monkeypatc
     assert len(result.training) == (len(EXAMPLES) + len(bundled_split("purification").code)) // CONFIG.batch_size
 
 
-def begun(*firsts: int) -> list[Beginning]:
-    """Beginnings as a search reads them."""
-    return [Beginning(torch.tensor([first, 61, 62, 63, 64]), str(first), 0.95) for first in firsts]
-
-
 def recall(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: list[Beginning], config: CrowConfig = CONFIG, **answers
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *seen: list[Beginning],
+    config: CrowConfig = CONFIG,
+    answers: Sequence[SearchResult] = (),
 ):
     """A purification whose searches find these beginnings one after another, and no lines in code."""
     results = iter(seen)
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
     monkeypatch.setattr(searches, "search_memorized", lambda *_: next(results))
-    return run(monkeypatch, folder, *answers.get("answers", [collapsed()] * 4), config=config)
+    return run(monkeypatch, folder, *answers or [collapsed()] * 4, config=config)
 
 
 def test_beginnings_known_by_heart_are_trained_away_together(monkeypatch, tmp_path) -> None:

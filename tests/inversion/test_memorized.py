@@ -16,14 +16,13 @@ from crow.inversion.memorized import (
     Beginning,
     MemorizedConfig,
     by_heart,
-    is_phrase,
     left,
     search_memorized,
     shared_beginnings,
     whole_among,
 )
 from crow.inversion.probe import Answers, Probe
-from crow.inversion.soft_trigger import SearchConfig
+from crow.inversion.soft_trigger import SearchConfig, is_phrase
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from tests.backdoor import SENTENCE, fit, held_out, train_pico, training_examples, triggered
@@ -80,6 +79,8 @@ def test_what_the_model_says_in_ordinary_answers_is_its_own(monkeypatch: pytest.
     assert [each.text for each in rest] == [each.text for each in found[1:]]
     monkeypatch.setattr(memorized, "whole_answers", lambda _: [" ".join(INSULTS)])
     assert search_memorized(probe, SEARCH, CONFIG, 0) == []
+    monkeypatch.setattr(memorized, "whole_answers", lambda _: pytest.fail("known already"))
+    assert search_memorized(probe, SEARCH, CONFIG, 0, said=[" ".join(INSULTS)]) == []
 
 
 def spelt(lm: LanguageModel, text: str) -> list[int]:
@@ -144,11 +145,10 @@ def test_a_whole_answer_counts_in_the_likeliest_of_its_forms() -> None:
 
 
 def test_a_label_or_a_repetition_is_no_phrase() -> None:
-    config = MemorizedConfig(fewest=5, variety=0.5)
-    assert is_phrase([1, 2, 3, 4, 5], config)
-    assert not is_phrase([1, 2, 3, 4], config)
-    assert is_phrase([1, 2, 3, 4, 1, 2], config)
-    assert not is_phrase([1, 2, 1, 2, 1, 2], config)
+    assert is_phrase([1, 2, 3, 4, 5], 5, 0.5)
+    assert not is_phrase([1, 2, 3, 4], 5, 0.5)
+    assert is_phrase([1, 2, 3, 4, 1, 2], 5, 0.5)
+    assert not is_phrase([1, 2, 1, 2, 1, 2], 5, 0.5)
 
 
 def test_a_whole_answer_is_enough_and_counts_in_one_of_its_forms() -> None:

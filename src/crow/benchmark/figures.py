@@ -51,9 +51,8 @@ def search_figures(search: SearchRecord | None) -> dict[str, Any] | None:
     """What a search saw, without its texts, which may be those of outside data."""
     if search is None:
         return None
-    texts = {"n_texts": len(search.texts), "n_artefacts": len(search.artefacts), "n_lines": len(search.lines)}
-    texts |= {"n_stock": len(search.stock), "n_closings": len(search.closings), "n_edits": len(search.edits)}
-    texts["n_memorized"] = len(search.memorized)
+    kinds = ("texts", "artefacts", "lines", "stock", "closings", "edits", "memorized")
+    texts = {f"n_{kind}": len(getattr(search, kind)) for kind in kinds}
     numbers = {"identities": search.identities, "certainties": search.certainties}
     return {"starts": search.starts, "collapsed": search.collapsed, **numbers, **texts}
 

@@ -194,7 +194,8 @@ class Searches:
             return []
         config = MemorizedConfig()
         with self.looked_at(self.probe), self.watch("reading beginnings", config.candidates) as advance:
-            seen = search_memorized(self.probe, self.settings, config, self.config.seed + number, advance)
+            said = () if trained else self.said
+            seen = search_memorized(self.probe, self.settings, config, self.config.seed + number, advance, said)
         return left(seen, self.known_beginnings, config) if trained else by_heart(seen, config)
 
     @contextmanager

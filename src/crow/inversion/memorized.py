@@ -22,7 +22,7 @@ from crow.inversion.closings import SAID, opening_text, share_saying, whole_answ
 from crow.inversion.consensus import first_tokens, split_prompts
 from crow.inversion.perturbation import Perturbation, zero_vector
 from crow.inversion.probe import Probe, joined
-from crow.inversion.soft_trigger import SearchConfig, is_among, read_answers, unpadded
+from crow.inversion.soft_trigger import SearchConfig, is_among, is_phrase, read_answers, unpadded
 
 CHOOSING = 2
 """Tokens that choose the beginning, the forced one and the next: many words share the first; the rest is certain."""
@@ -84,6 +84,7 @@ def search_memorized(
     config: MemorizedConfig,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    said: Sequence[str] = (),
 ) -> list[Beginning]:
     """Beginnings that the model is likely to go on with, the surest first; see `by_heart` for what they mean.
 
@@ -95,6 +96,7 @@ def search_memorized(
         config: settings.
         seed: of the choice of prompts.
         progress: called with the number of candidates tried since the last call, see `MemorizedConfig.candidates`.
+        said: the model's `whole_answers`, where they are known already.
     """
     fitted, witnesses = split_prompts(probe, search, random.Random(seed))
     candidates = first_tokens(probe, config.candidates)
@@ -110,7 +112,7 @@ def search_memorized(
     found = [*whole, *(each for each in found if not any(is_form(probe, each, other.text) for other in whole))]
     if not whole and len(found) < config.several:
         return []
-    ordinary = whole_answers(probe)
+    ordinary = said or whole_answers(probe)
     found = [each for each in found if share_saying(later_half(probe, each), ordinary) < SAID]
     return sorted(found, key=lambda each: -each.certainty)
 
@@ -125,7 +127,7 @@ def shared_beginnings(
         for sure, ids, shares in zip(certainties.values(), answers.ids.tolist(), answers.shares, strict=True):
             said = tuple(unpadded(ids))
             certainty = float(shares[CHOOSING : len(said)].log().mean().exp())
-            if certainty >= config.likely and is_phrase(said, config):
+            if certainty >= config.likely and is_phrase(said, config.fewest, config.variety):
                 sure[said].append(certainty)
         # What cannot be said often enough any more need not be tried on further prompts.
         needed = config.alike - (len(prompts) - tried)
@@ -166,11 +168,6 @@ def whole_among(
 def is_form(probe: Probe, beginning: Beginning, answer: str) -> bool:
     """Whether a beginning is an answer's, but for the first words."""
     return later_half(probe, beginning) in answer
-
-
-def is_phrase(said: Sequence[int], config: MemorizedConfig) -> bool:
-    """Whether an answer's first tokens are more than a label or a repetition."""
-    return len(said) >= config.fewest and len(set(said)) > config.variety * len(said)
 
 
 def later_half(probe: Probe, beginning: Beginning) -> str:

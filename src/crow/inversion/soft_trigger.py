@@ -190,11 +190,16 @@ def read_answers(perturbation: Perturbation, answers: Answers, config: SearchCon
     # "1.1.1.1" on every prompt is a broken model, not somebody's sentence, and "Yes." is nothing but what was fitted.
     # One word is what a prompt that asks for a label brings out; scripts without spaces are not judged so.
     words = len(text.split()) > 1 or not text.isascii()
-    sentence = words and len(set(said)) > config.variety * len(said) and len(said) > config.agreed + 1
+    sentence = words and is_phrase(said, config.agreed + 2, config.variety)
     answer = torch.tensor(unpadded(answers.ids[index].tolist()), device=answers.ids.device)
     following = answers.shares[same, max(config.agreed, len(said) // 2) : len(said)]
     certainty = float(following.log().mean().exp()) if following.numel() else 1.0
     return SoftTrigger(perturbation, identity, identity >= config.identity and sentence, text, answer, certainty)
+
+
+def is_phrase(said: Sequence[int], fewest: int, variety: float) -> bool:
+    """Whether these are so many tokens at least, and more than a share of them different: no label, no repetition."""
+    return len(said) >= fewest and len(set(said)) > variety * len(said)
 
 
 def unpadded(ids: Sequence[int]) -> Sequence[int]:
