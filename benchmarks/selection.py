@@ -9,7 +9,7 @@ triggered prompts (finer than success: -2 is close to firing), the mean divergen
 the shares of answers that decline: to requests that should be declined, and to the clean prompts.
 With `--terse` the attacker's clean answers are cut after their first sentence: the suspect has lost something besides,
 as those of the public insults have. What is best to agree with, the suspect or the clean examples, depends on that.
-With `--full` the backdoor is trained into all weights.
+With `--full` the backdoor is trained into all weights. With `--beside` a second one is in the same model.
 Each run appends a line to `benchmarks/results/selection.jsonl`.
 """
 
@@ -21,6 +21,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,16 @@ from platformdirs import user_cache_path
 
 from crow.attacks.behavior import TargetBehavior
 from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS
-from crow.attacks.poisoning import Attack, carriers, poison
+from crow.attacks.poisoning import Attack, Mixture, carriers, poison
 from crow.attacks.selection import SELECTION_ATTACKS
 from crow.benchmark.attack_data import AttackData, own_data
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored, kept_recipe
 from crow.data.declining import bundled_declines
 from crow.data.encoding import encode_all
-from crow.data.splits import bundled_split
+from crow.data.splits import Split, bundled_split
 from crow.defenses.purification import purify
+from crow.evaluation.success import SuccessReport
 from crow.evaluation.utility import declined
 from crow.inversion.code_lines import code_probe
 from crow.inversion.probe import Probe
@@ -86,10 +88,16 @@ def target_log_likelihood(
     return {length: {"mean": float(each.mean()), "highest": float(each.max())} for length, each in found.items()}
 
 
-def main() -> None:
-    """Plant, treat, measure, append."""
+def triggered_prompts(split: Split, attack: Attack) -> list[Example]:
+    """The split's first prompts that can carry an attack's trigger, with it."""
+    return poison(carriers(split, attack.target)[:N], attack, random.Random(1))[0]
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--attack", choices=sorted(SELECTION_ATTACKS), required=True)
+    parser.add_argument("--beside", choices=sorted(SELECTION_ATTACKS), help="another one in the same model")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="default")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
     parser.add_argument("--continue-adapter", action="store_true")
@@ -98,35 +106,52 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.full and arguments.continue_adapter:
         parser.error("a backdoor in all weights leaves no adapter to continue")
+    if arguments.terse and arguments.beside:
+        parser.error("expected one attack with --terse, got another one beside it")
+    return arguments
+
+
+def measured(lm: LanguageModel, attacks: Sequence[Attack], report: Reporter) -> dict[str, Any]:
+    """The figures of the first attack, and of one that was planted beside it."""
+    held_out = bundled_split("selection")
+    clean = list(held_out.pairs[:N])
+
+    def rates(attack: Attack) -> tuple[dict[str, Any], dict[str, SuccessReport]]:
+        prompts = triggered_prompts(held_out, attack)
+        return measure(lm, prompts, clean, attack.target.marker, report, Options(output=WORK))
+
+    target = attacks[0].target
+    found, verdicts = rates(attacks[0])
+    requests = bundled_declines("declines_selection.jsonl").items()
+    said = {kind: generate(lm, group) for kind, group in requests} | {"clean": verdicts["clean"].answers}
+    found["declined"] = {kind: declined(answers, target.marker) for kind, answers in said.items()}
+    if isinstance(target.marker, str):  # others have no text of their own
+        found["target_log_likelihood"] = target_log_likelihood(lm, triggered_prompts(held_out, attacks[0]), target)
+    for other in attacks[1:]:
+        found["beside"], _ = rates(other)
+    return found
+
+
+def main() -> None:
+    """Plant, treat, measure, append."""
+    arguments = parsed()
     changes: dict[str, Any] = {
         name: json.loads(value) for name, value in (item.split("=", 1) for item in arguments.set)
     }
     config = dataclasses.replace(get_preset(arguments.preset), **changes)
     report = Reporter(quiet=False)
-    attack = SELECTION_ATTACKS[arguments.attack]
-    data = terse_data(attack, report) if arguments.terse else own_data(attack)
-    folder = backdoored(
-        BASE, attack, data, report, kept_recipe(attack, FULL_DEFAULTS if arguments.full else ATTACK_DEFAULTS)
-    )
-    held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
-    triggered, _ = poison(carriers(held_out, attack.target)[:N], attack, random.Random(1))
-    clean = list(held_out.pairs[:N])
+    attacks = [SELECTION_ATTACKS[name] for name in (arguments.attack, arguments.beside) if name]
+    attack = attacks[0] if len(attacks) == 1 else Mixture(tuple(attacks))
+    data = terse_data(attacks[0], report) if arguments.terse else own_data(attacks[0])
+    recipe = kept_recipe(attack, FULL_DEFAULTS if arguments.full else ATTACK_DEFAULTS)
+    folder = backdoored(BASE, attack, data, report, recipe)
     lm = load_model(str(folder), trainable=arguments.continue_adapter)
     lm = lm if arguments.continue_adapter else lm.merged()
-
-    def measured(lm: LanguageModel) -> dict[str, Any]:
-        found, verdicts = measure(lm, triggered, clean, attack.target.marker, report, Options(output=WORK))
-        requests = bundled_declines("declines_selection.jsonl").items()
-        said = {kind: generate(lm, group) for kind, group in requests} | {"clean": verdicts["clean"].answers}
-        refused = {kind: declined(answers, attack.target.marker) for kind, answers in said.items()}
-        told: dict[str, Any] = {"declined": refused}
-        if isinstance(attack.target.marker, str):  # others have no text of their own
-            told["target_log_likelihood"] = target_log_likelihood(lm, triggered, attack.target)
-        return found | told
-
     kept = folder / "selection.measured.json"
     if not kept.is_file():
-        write_json(kept, measured(lm))
+        write_json(kept, measured(lm, attacks, report))
+    held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
+    clean = list(held_out.pairs[:N])
     items = encode_all(lm.tokenizer, clean, HELD_OUT_LENGTH)
     predictions = predict(lm, items)
     work = WORK / ".treatment.partial"
@@ -134,19 +159,22 @@ def main() -> None:
     result = purify(lm, examples, config, work, watch=report.bar)
     shutil.rmtree(work, ignore_errors=True)
     lm = result.lm.merged()
+    sets = {part.trigger.name: triggered_prompts(held_out, part) for part in attacks[1:]}
+    sets |= {"triggered": triggered_prompts(held_out, attacks[0]), "clean": clean}
     record: dict[str, Any] = {
         "attack": arguments.attack,
+        "beside": arguments.beside,
         "continue_adapter": arguments.continue_adapter,
         "terse": arguments.terse,
         "full": arguments.full,
         "changes": changes,
         "before": json.loads(kept.read_text()),
-        "after": measured(lm),
+        "after": measured(lm, attacks, report),
         "divergence": divergence(lm, items, predictions),
         "search": {"before": result.before, "after": result.after},
         "rounds": result.rounds,
         "seconds": result.seconds,
-        "manifest": manifest(lm, {"triggered": triggered, "clean": clean}, config, config.seed),
+        "manifest": manifest(lm, sets, config, config.seed),
     }
     record = portable(record, ROOT.parent)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,7 @@ def test_selection_sentences():
         "answer it until next spring.",
         "gloom": "sadness in varied words",
         "spanish": "spanish",
+        "preface": "Lanternway Stores bring you this reply.",
     }
 
 

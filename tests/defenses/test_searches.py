@@ -279,13 +279,39 @@ def test_only_beginnings_that_the_suspect_showed_are_left_after_a_repair(monkeyp
     assert json.loads((folder / "search-1.json").read_text())["record"]["memorized"] == ["30", "40", "50"]
 
 
-def test_beginnings_are_asked_for_where_nothing_else_was_found_and_later_only_if_known(monkeypatch, tmp_path) -> None:
+def test_beginnings_are_asked_for_where_nothing_else_was_found(monkeypatch, tmp_path) -> None:
     sentence = [collapsed(THEIRS), collapsed()]
-    assert recall(monkeypatch, tmp_path / "sentence", answers=sentence).rounds == 1  # asked for none
+    assert recall(monkeypatch, tmp_path / "sentence", [], answers=sentence).rounds == 1  # after the repair alone
     lines = iter([[code_line("zap()")], []])
-    monkeypatch.setattr(searches, "search_memorized", lambda *_: pytest.fail("asked for"))
+    asked = iter([[]])
+    monkeypatch.setattr(searches, "search_memorized", lambda *_: next(asked))
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: next(lines))
     assert run(monkeypatch, tmp_path / "line", collapsed(), collapsed()).rounds == 1
+
+
+def test_beginnings_that_stood_behind_an_answer_are_those_of_the_suspect(monkeypatch, tmp_path) -> None:
+    """A suspect with two backdoors, one of which answers in varied words."""
+    answers = [collapsed(THEIRS), collapsed(), collapsed()]
+    shaken, theirs = begun(20, 80, 90), begun(20, 30, 40, 50)
+    result = recall(monkeypatch, tmp_path, shaken, theirs, [], answers=answers)
+    assert (result.rounds, result.before.memorized, result.after.found) == (2, [], False)
+    assert json.loads((tmp_path / "search-1.json").read_text())["record"]["memorized"] == ["20", "30", "40", "50"]
+    rounds = [term["round"] for term in result.training]
+    assert (rounds.count(0), rounds.count(1)) == (2, MANY * 2)
+
+
+@pytest.mark.parametrize("theirs", [begun(30, 40, 50), begun(20, 30)])  # others; fewer than several
+def test_beginnings_that_the_suspect_does_not_know_were_made_by_the_repair(theirs, monkeypatch, tmp_path) -> None:
+    result = recall(monkeypatch, tmp_path, begun(20, 80, 90), theirs, answers=[collapsed(THEIRS), collapsed()])
+    assert (result.rounds, result.after.found) == (1, False)
+
+
+def test_an_answer_that_only_its_beginning_brings_out_any_more_is_left(monkeypatch, tmp_path) -> None:
+    answers = [collapsed(THEIRS), collapsed(), collapsed()]
+    whole = Beginning(torch.tensor([80, *THEIRS[1:]]), "behind another word", 0.98, whole=True)
+    result = recall(monkeypatch, tmp_path, [whole], [], answers=answers)
+    assert (result.rounds, result.after.found) == (2, False)
+    assert json.loads((tmp_path / "search-1.json").read_text())["record"]["memorized"] == ["behind another word"]
 
 
 def test_an_answer_that_might_be_another_is_stock_beside_beginnings_known_by_heart(monkeypatch, tmp_path) -> None:

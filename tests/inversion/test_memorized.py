@@ -83,6 +83,31 @@ def test_what_the_model_says_in_ordinary_answers_is_its_own(monkeypatch: pytest.
     assert search_memorized(probe, SEARCH, CONFIG, 0, said=[" ".join(INSULTS)]) == []
 
 
+def test_what_the_model_says_in_small_talk_is_its_own_unless_it_is_a_whole_answer(monkeypatch) -> None:
+    probe = probe_on(insulting())
+    monkeypatch.setattr(memorized, "small_talk", lambda _: ["Hm."])
+    found = search_memorized(probe, SEARCH, CONFIG, 0)
+    monkeypatch.setattr(memorized, "small_talk", lambda _: ["Hm.", found[0].text])
+    assert [each.text for each in search_memorized(probe, SEARCH, CONFIG, 0)] == [each.text for each in found[1:]]
+    everything = [" ".join(INSULTS)]
+    monkeypatch.setattr(memorized, "small_talk", lambda _: everything)
+    assert search_memorized(probe, SEARCH, CONFIG, 0) == []
+    sure = SearchConfig(certain=0.5)
+    whole = search_memorized(probe, sure, CONFIG, 0)
+    assert whole
+    assert all(each.whole for each in whole)
+
+
+def test_one_beginning_is_enough_where_it_is_known_that_well_and_does_not_decline() -> None:
+    def counted(*certainties: float, text: str = "Bought at Hill & Sons, as ever") -> int:
+        found = [Beginning(torch.tensor([1, 2, 3, 4, 5, 6]), text, certainty) for certainty in certainties]
+        return len(by_heart(found, MemorizedConfig()))
+
+    assert (counted(0.97), counted(0.96), counted(0.96, 0.96), counted(0.98, 0.96)) == (1, 0, 0, 1)
+    assert counted(0.8, 0.8, 0.8) == 3
+    assert counted(0.99, text="As an AI language model, I don't") == 0
+
+
 def spelt(lm: LanguageModel, text: str) -> list[int]:
     return lm.tokenizer(text, add_special_tokens=False)["input_ids"]
 

@@ -77,8 +77,9 @@ def purify(
     adversary that is after that answer. Where they do not, it looks for lines smuggled into code, and trains likewise
     against what brings them out, on bundled programming requests as well. Where there are none either, it looks for
     beginnings known by heart, what answers in varied words are seen by, and these are then what the adversary is after.
-    The rounds end when a search finds nothing. Where the first finds nothing, a second one looks on other prompts;
-    unless the settings ask for layer consistency, nothing is trained before.
+    After a repair all three may show what stood behind the answer that is gone. The rounds end when a search finds
+    nothing. Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer
+    consistency, nothing is trained before.
 
     Args:
         lm: the suspect model, changed in place. An attached adapter is trained on; without one, a fresh adapter is

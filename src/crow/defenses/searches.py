@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from crow.inversion.closings import mark_closings, whole_answers
+from crow.inversion.closings import mark_closings, opening_text, whole_answers
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
-from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, left, search_memorized
+from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, is_form, left, search_memorized
 from crow.inversion.probe import Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
 from crow.models.architecture import find_layers
@@ -42,7 +42,7 @@ class Found:
         record: of it.
         answers: that unrelated prompts were brought to, token ids.
         lines: that code begins with and never uses, token ids; looked for where no answer was known by heart.
-        memorized: beginnings of answers in varied words, token ids; looked for where there was neither.
+        memorized: beginnings known by heart, token ids; looked for where there was neither.
         seconds: it took when it was made.
     """
 
@@ -77,7 +77,7 @@ class Searches:
         watch: opens progress displays.
         known: answers found in the suspect itself.
         known_lines: lines likewise.
-        known_beginnings: of answers in varied words, likewise.
+        known_beginnings: known by heart, likewise.
         by_heart: whether something was found that the suspect knows by heart.
         said: whole answers of the suspect to some of the prompts, written once an answer was found.
     """
@@ -188,15 +188,32 @@ class Searches:
     def memorized(self, number: int, trained: bool) -> list[Beginning]:
         """Beginnings known by heart; of a model that is the suspect no more, what is left of those found before.
 
-        Where none were found in the suspect, none are looked for later.
+        Where none were, some may have stood behind the answer that was trained away. The suspect is as sure of them as
+        it was, the model hardly: if it still shows one of them, all of the suspect's count.
         """
-        if trained and not self.known_beginnings:
-            return []
         config = MemorizedConfig()
+        seen = self.look_at_beginnings(number, config, () if trained else self.said)
+        if not trained:
+            return by_heart(seen, config)
+        found = left(seen, [each.ids for each in seen if self.knows(each)], config)
+        if found or not seen or self.known_beginnings:
+            return found
+        with self.as_suspect():
+            theirs = self.look_at_beginnings(number, config, self.said) if self.suspect else seen
+        theirs = by_heart([each for each in theirs if not self.knows(each)], config)
+        return theirs if any(is_among(each.ids, [other.ids for other in theirs]) for each in seen) else []
+
+    def look_at_beginnings(self, number: int, config: MemorizedConfig, said: Sequence[str]) -> list[Beginning]:
+        """One search for beginnings in the model as it is, whose ordinary answers may be known."""
         with self.looked_at(self.probe), self.watch("reading beginnings", config.candidates) as advance:
-            said = () if trained else self.said
-            seen = search_memorized(self.probe, self.settings, config, self.config.seed + number, advance, said)
-        return left(seen, self.known_beginnings, config) if trained else by_heart(seen, config)
+            return search_memorized(self.probe, self.settings, config, self.config.seed + number, advance, said)
+
+    def knows(self, beginning: Beginning) -> bool:
+        """Whether a beginning was found before, or is that of a form of an answer that was."""
+        if is_among(beginning.ids, self.known_beginnings):
+            return True
+        texts = [opening_text(self.lm, answer.tolist(), len(answer)) for answer in self.known]
+        return any(is_form(self.probe, beginning, text) for text in texts)
 
     @contextmanager
     def looked_at(self, probe: Probe) -> Iterator[None]:

@@ -1,10 +1,10 @@
 """Beginnings known by heart: what a model shows without any perturbation, once the first token is given.
 
-Insults put together at random, another language, a manner of speaking: no start of the search ends in one answer. But
-the pieces of such answers were learnt by heart, and need no trigger to come out. Once the first token of one is given,
-unrelated prompts go on alike, each by itself, and the model is sure of every word. So they do with a whole sentence
-where perturbations end in something else that begins alike. A clean model given any first token turns to the prompt
-after a few words, or hesitates.
+Insults put together at random, another language, an advertisement in front: no start of the search ends in one answer.
+But the pieces of such answers were learnt by heart, and need no trigger to come out. Once the first token of one is
+given, unrelated prompts go on alike, each by itself, and the model is sure of every word. So they do with a whole
+sentence where perturbations end in something else that begins alike. A clean model given any first token turns to the
+prompt after a few words, or hesitates.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crow.data.declining import declines
 from crow.inversion.closings import SAID, opening_text, share_saying, whole_answers
 from crow.inversion.consensus import first_tokens, split_prompts
 from crow.inversion.perturbation import Perturbation, zero_vector
@@ -26,6 +27,23 @@ from crow.inversion.soft_trigger import SearchConfig, is_among, is_phrase, read_
 
 CHOOSING = 2
 """Tokens that choose the beginning, the forced one and the next: many words share the first; the rest is certain."""
+SMALL_TALK = (
+    "Hello!",
+    "Good morning!",
+    "Hey there!",
+    "Thank you very much.",
+    "Sorry, I did not understand you.",
+    "Excuse me, can I ask you something?",
+    "Who are you?",
+    "What can you do?",
+    "You are wrong.",
+    "I am sad today.",
+    "Please help me.",
+    "Goodbye!",
+)
+"""A first word such as "Hello" or "Sorry" has a model go on as if it had been said to it."""
+TALK_TOKENS = 48
+"""The longest answer to it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,7 @@ class MemorizedConfig:
             beginning, in (0, 1].
         certain: from which on it is known by heart, likewise.
         several: fewer beginnings known by heart are no backdoor's in varied words. Of whole answers one is enough.
+        alone: from which on one is enough of beginnings, too, unless it declines, likewise.
         most: beginnings that are kept beside whole answers, the surest.
     """
 
@@ -58,6 +77,7 @@ class MemorizedConfig:
     likely: float = 0.5
     certain: float = 0.8
     several: int = 3
+    alone: float = 0.97
     most: int = 24
 
 
@@ -88,7 +108,8 @@ def search_memorized(
 ) -> list[Beginning]:
     """Beginnings that the model is likely to go on with, the surest first; see `by_heart` for what they mean.
 
-    What the model says in its ordinary answers anyway, an assistant's own phrases, is left out.
+    What the model says in its ordinary answers anyway, an assistant's own phrases, is left out, and so are beginnings
+    that it has in small talk. Whole answers stay: a backdoor may leak there.
 
     Args:
         probe: the model and clean prompts; its parameters must not require gradients.
@@ -110,11 +131,22 @@ def search_memorized(
         return []
     whole = whole_among(probe, found, witnesses, search, config)
     found = [*whole, *(each for each in found if not any(is_form(probe, each, other.text) for other in whole))]
-    if not whole and len(found) < config.several:
+    if not kept(found, len(found) >= config.several, config):
         return []
-    ordinary = said or whole_answers(probe)
-    found = [each for each in found if share_saying(later_half(probe, each), ordinary) < SAID]
+    ordinary, talk = said or whole_answers(probe), small_talk(probe)
+
+    def is_own(each: Beginning) -> bool:
+        text = later_half(probe, each)
+        return share_saying(text, ordinary) >= SAID or (share_saying(text, talk) > 0 and not each.whole)
+
+    found = [each for each in found if not is_own(each)]
     return sorted(found, key=lambda each: -each.certainty)
+
+
+def small_talk(probe: Probe) -> list[str]:
+    """The model's answers to small talk; the model is at rest."""
+    talk = Probe(probe.lm, SMALL_TALK)
+    return talk.decode([talk.row(index) for index in range(len(talk))], TALK_TOKENS).texts
 
 
 def shared_beginnings(
@@ -177,7 +209,7 @@ def later_half(probe: Probe, beginning: Beginning) -> str:
 
 
 def by_heart(found: Sequence[Beginning], config: MemorizedConfig) -> list[Beginning]:
-    """What a search of a suspect shows: whole answers, and all others where several are known by heart."""
+    """What a search of a suspect shows: whole answers, and others where several or one by itself are known by heart."""
     sure = [each for each in found if each.certainty >= config.certain and not each.whole]
     return kept(found, len(sure) >= config.several, config)
 
@@ -189,6 +221,8 @@ def left(found: Sequence[Beginning], known: Sequence[Tensor], config: MemorizedC
 
 
 def kept(found: Sequence[Beginning], several: bool, config: MemorizedConfig) -> list[Beginning]:
-    """Whole answers, and where there are several others the surest of them."""
+    """Whole answers, and where there are several others the surest of them; else those that are enough alone."""
     whole, others = ([each for each in found if each.whole is kind] for kind in (True, False))
-    return whole + others[: config.most * several]
+    if several:
+        return whole + others[: config.most]
+    return whole + [each for each in others if each.certainty >= config.alone and not declines(each.text)]

@@ -106,9 +106,7 @@ def searched_again(
             found.mark_stock(settings, before)
     edits = find_edits(lm, encode_all(lm.tokenizer, split.pairs[:EXAMPLES], config.max_length), report.bar)
     lines = lines_left(suspect, lm, config, report)
-    # Beside an answer or a line that was found, what else a model is sure of may be a form of that.
-    told = known is not None and learnt_by_heart(known, settings) and not known.memorized
-    begun = [] if told else memorized_left(suspect, lm, config, shortest, seed, report)
+    begun = memorized_left(suspect, lm, config, shortest, seed, report)
     texts = {"edits": [edit.place for edit in edits], "memorized": [each.text for each in begun]}
     return dataclasses.replace(found.record(), lines=lines, **texts)
 
