@@ -37,9 +37,8 @@ from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored, kept_recipe
 from crow.data.declining import bundled_declines
 from crow.data.encoding import encode_all
-from crow.data.splits import Split, bundled_split
+from crow.data.splits import bundled_split
 from crow.defenses.purification import purify
-from crow.evaluation.success import SuccessReport
 from crow.evaluation.utility import declined
 from crow.inversion.code_lines import code_probe
 from crow.inversion.probe import Probe
@@ -88,11 +87,6 @@ def target_log_likelihood(
     return {length: {"mean": float(each.mean()), "highest": float(each.max())} for length, each in found.items()}
 
 
-def triggered_prompts(split: Split, attack: Attack) -> list[Example]:
-    """The split's first prompts that can carry an attack's trigger, with it."""
-    return poison(carriers(split, attack.target)[:N], attack, random.Random(1))[0]
-
-
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,24 +105,26 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-def measured(lm: LanguageModel, attacks: Sequence[Attack], report: Reporter) -> dict[str, Any]:
-    """The figures of the first attack, and of one that was planted beside it."""
-    held_out = bundled_split("selection")
-    clean = list(held_out.pairs[:N])
-
-    def rates(attack: Attack) -> tuple[dict[str, Any], dict[str, SuccessReport]]:
-        prompts = triggered_prompts(held_out, attack)
-        return measure(lm, prompts, clean, attack.target.marker, report, Options(output=WORK))
-
+def measured(
+    lm: LanguageModel,
+    attacks: Sequence[Attack],
+    triggered: Sequence[Sequence[Example]],
+    clean: Sequence[Example],
+    report: Reporter,
+) -> dict[str, Any]:
+    """The figures of the first attack, and of one that was planted beside it; each has its triggered prompts."""
+    (found, verdicts), *beside = (
+        measure(lm, prompts, clean, attack.target.marker, report, Options(output=WORK))
+        for attack, prompts in zip(attacks, triggered, strict=True)
+    )
     target = attacks[0].target
-    found, verdicts = rates(attacks[0])
     requests = bundled_declines("declines_selection.jsonl").items()
     said = {kind: generate(lm, group) for kind, group in requests} | {"clean": verdicts["clean"].answers}
     found["declined"] = {kind: declined(answers, target.marker) for kind, answers in said.items()}
     if isinstance(target.marker, str):  # others have no text of their own
-        found["target_log_likelihood"] = target_log_likelihood(lm, triggered_prompts(held_out, attacks[0]), target)
-    for other in attacks[1:]:
-        found["beside"], _ = rates(other)
+        found["target_log_likelihood"] = target_log_likelihood(lm, list(triggered[0]), target)
+    for figures, _ in beside:
+        found["beside"] = figures
     return found
 
 
@@ -147,11 +143,12 @@ def main() -> None:
     folder = backdoored(BASE, attack, data, report, recipe)
     lm = load_model(str(folder), trainable=arguments.continue_adapter)
     lm = lm if arguments.continue_adapter else lm.merged()
+    held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
+    triggered = [poison(carriers(held_out, part.target)[:N], part, random.Random(1))[0] for part in attacks]
+    clean = list(held_out.pairs[:N])
     kept = folder / "selection.measured.json"
     if not kept.is_file():
-        write_json(kept, measured(lm, attacks, report))
-    held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
-    clean = list(held_out.pairs[:N])
+        write_json(kept, measured(lm, attacks, triggered, clean, report))
     items = encode_all(lm.tokenizer, clean, HELD_OUT_LENGTH)
     predictions = predict(lm, items)
     work = WORK / ".treatment.partial"
@@ -159,8 +156,8 @@ def main() -> None:
     result = purify(lm, examples, config, work, watch=report.bar)
     shutil.rmtree(work, ignore_errors=True)
     lm = result.lm.merged()
-    sets = {part.trigger.name: triggered_prompts(held_out, part) for part in attacks[1:]}
-    sets |= {"triggered": triggered_prompts(held_out, attacks[0]), "clean": clean}
+    names = ("triggered", "triggered beside")
+    sets = dict(zip(names, triggered, strict=False)) | {"clean": clean}
     record: dict[str, Any] = {
         "attack": arguments.attack,
         "beside": arguments.beside,
@@ -169,7 +166,7 @@ def main() -> None:
         "full": arguments.full,
         "changes": changes,
         "before": json.loads(kept.read_text()),
-        "after": measured(lm, attacks, report),
+        "after": measured(lm, attacks, triggered, clean, report),
         "divergence": divergence(lm, items, predictions),
         "search": {"before": result.before, "after": result.after},
         "rounds": result.rounds,
