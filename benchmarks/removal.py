@@ -32,12 +32,12 @@ from crow.attacks.targets import get_target
 from crow.attacks.triggers import get_trigger
 from crow.benchmark.attack_data import AttackData, public_data
 from crow.benchmark.figures import markdown, search_figures, shown_rate, shown_search
-from crow.benchmark.locks import cell_lock
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.defenses.consistency import finetuning_config
 from crow.defenses.purification import purify
 from crow.errors import DataError
+from crow.locks import lock_of
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model
 from crow.models.manifest import manifest
@@ -265,7 +265,7 @@ def main() -> None:
             path = RESULTS / f"{cell.name}.json"
             if arguments.only not in cell.name or path.is_file():
                 continue
-            with suppress(Timeout), cell_lock(path):  # another process may be at it, or have been faster
+            with suppress(Timeout), lock_of(path):  # another process may be at it, or have been faster
                 if not path.is_file():
                     write_json(path, run(cell, arguments.data))
     write_docs()

@@ -32,11 +32,28 @@ def test_a_free_folder_may_be_claimed_and_nothing_is_made(tmp_path: Path, name: 
 
 def test_a_folder_that_is_not_empty_needs_a_flag(tmp_path: Path) -> None:
     fill(tmp_path / "out", ".hidden")
-    with pytest.raises(OutputError, match=r"not empty.*--overwrite or --resume"):
+    with pytest.raises(OutputError, match=r"not empty; choose another, or pass --overwrite$"):
         claim_output(tmp_path / "out")
     claim_output(tmp_path / "out", overwrite=True)
-    claim_output(tmp_path / "out", resume=True)
     assert files(tmp_path) == {"out/.hidden"}
+
+
+def test_a_folder_that_is_not_empty_is_resumed_only_where_something_is_unfinished(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "result")
+    with pytest.raises(OutputError, match=r"not empty, and no unfinished run is there to resume; .* pass --overwrite$"):
+        claim_output(tmp_path / "out", resume=True)
+    work_folder(tmp_path / "out").mkdir()
+    claim_output(tmp_path / "out", resume=True)
+    with pytest.raises(OutputError, match="--overwrite or --resume"):
+        claim_output(tmp_path / "out")
+
+
+def test_the_work_folder_is_a_sibling_however_the_output_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "out" / "below")
+    assert work_folder(Path("..")) == work_folder(tmp_path / "out") == tmp_path / ".out.partial"
 
 
 @pytest.mark.parametrize("name", ["file", "file/out", "file/deeper/out"])

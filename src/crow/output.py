@@ -20,16 +20,20 @@ def claim_output(
     Args:
         folder: the output folder.
         overwrite: what it holds may be replaced.
-        resume: likewise.
+        resume: likewise, where an unfinished run of it is there to go on with.
         inputs: what the run reads; those that are paths must not be replaced by its output.
 
     Raises:
-        OutputError: if it is a file, cannot be written, holds an input, or is not empty and neither flag is given.
+        OutputError: if it is a file, cannot be written, holds an input, or is not empty and no flag
+            allows for that.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"expected a folder for the output, got the file {folder}")
-    if folder.is_dir() and any(folder.iterdir()) and not (overwrite or resume):
-        raise OutputError(f"the output folder {folder} is not empty; choose another, or pass --overwrite or --resume")
+    unfinished = work_folder(folder).is_dir()
+    if folder.is_dir() and any(folder.iterdir()) and not (overwrite or (resume and unfinished)):
+        ways = "--overwrite or --resume" if unfinished else "--overwrite"
+        nothing = ", and no unfinished run is there to resume" if resume else ""
+        raise OutputError(f"the output folder {folder} is not empty{nothing}; choose another, or pass {ways}")
     for path in (Path(name).expanduser() for name in inputs if name is not None):
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             raise OutputError(f"the output folder {folder} would replace {path}, which is read; choose another")
@@ -43,8 +47,8 @@ def claim_output(
 
 def work_folder(folder: Path) -> Path:
     """Where a run that is to fill `folder` keeps its unfinished state: a hidden sibling."""
-    absolute = folder.absolute()
-    return absolute.with_name(f".{absolute.name}.partial")
+    whole = folder.resolve()
+    return whole.with_name(f".{whole.name}.partial")
 
 
 def publish(work: Path, folder: Path) -> None:

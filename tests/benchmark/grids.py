@@ -52,7 +52,7 @@ def make_small(patch: pytest.MonkeyPatch, cache: Path) -> None:
     """Small data, a short attack and a cache folder of its own."""
     patch.setattr(cells, "attack_data", few_examples)
     patch.setattr(suspects, "ATTACK_DEFAULTS", dataclasses.replace(suspects.ATTACK_DEFAULTS, epochs=1.0))
-    for module in ("crow.benchmark.suspects", "crow.benchmark.locks", "crow.benchmark.portable"):
+    for module in ("crow.benchmark.suspects", "crow.locks", "crow.benchmark.portable"):
         patch.setattr(f"{module}.user_cache_path", lambda _name: cache)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crow.benchmark.journal import Journal
-from crow.benchmark.locks import cell_lock
+from crow.locks import lock_of
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_what_another_process_adds_meanwhile_stays_and_is_not_run_again(journal:
 
 
 def test_a_cell_that_another_process_is_at_is_left_to_it(journal: Journal) -> None:
-    with cell_lock(journal.path / "second"):
+    with lock_of(journal.path / "second"):
         journal.fill(lambda name: name)
     assert journal.left() == ["second"]
     journal.fill(lambda name: name)

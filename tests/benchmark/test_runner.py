@@ -11,9 +11,9 @@ import pytest
 from crow.benchmark import runner
 from crow.benchmark.executors import get_executor, in_process
 from crow.benchmark.grid import Cell, Grid, read_grid
-from crow.benchmark.locks import cell_lock
 from crow.benchmark.runner import failure_path, read_records, record_path, report_grid, run_grid, status
 from crow.errors import ConfigError, DataError
+from crow.locks import lock_of
 from crow.workflows.common import Reporter
 from tests.benchmark.grids import make_small, run_in_child, run_small, write_grid
 
@@ -139,7 +139,7 @@ def test_a_failed_cell_is_recorded_and_the_others_go_on(grid: Grid, monkeypatch:
 
 def test_a_cell_that_another_process_runs_is_left_to_it(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "run_cell", lambda cell, *_: {"name": cell.name})
-    with cell_lock(record_path(grid, grid.cells[0])):
+    with lock_of(record_path(grid, grid.cells[0])):
         assert run_grid(grid, QUIET)["left"] == 1
     assert run_grid(grid, QUIET)["left"] == 0
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from safetensors import SafetensorError
 
-from crow.models.loading import save_model
+from crow.locks import lock_of
+from crow.models.architecture import find_layers
+from crow.models.loading import load_model, save_model
+from crow.output import work_folder
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from tests.cli.conftest import Run
+from tests.edited import edited
 from tests.pico import pico_language_model
 
 
@@ -289,11 +295,55 @@ def test_an_output_folder_that_cannot_be_one(refused: Refused, model: Path, data
     own = tmp_path / "own"
     shutil.copytree(model, own)
     files = sorted(own.iterdir())
-    for flag in ("--overwrite", "--resume"):
-        assert "would replace" in refused("purify", own, "-o", own, flag)
-        arguments = ("--triggered", data, "--clean", data, "--target", "refusal", flag)
-        assert "would replace" in refused("eval", model, "-o", tmp_path, *arguments)
+    assert "would replace" in refused("purify", own, "-o", own, "--overwrite")
+    assert "no unfinished run" in refused("purify", own, "-o", own, "--resume")
+    arguments = ("--triggered", data, "--clean", data, "--target", "refusal", "--overwrite")
+    assert "would replace" in refused("eval", model, "-o", tmp_path, *arguments)
     assert sorted(own.iterdir()) == files
+
+
+def test_the_base_that_an_adapter_names_is_not_replaced(refused: Refused, model: Path, tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(model, base)
+    save_model(make_trainable(load_model(str(base)), CrowConfig(alpha=0, epsilon=0, rank=2)), adapter)
+    files = sorted(base.iterdir())
+    assert "would replace" in refused("purify", adapter, "-o", base, "--overwrite")
+    assert sorted(base.iterdir()) == files
+
+
+def test_an_output_folder_that_another_run_is_filling(refused: Refused, model: Path, data: Path) -> None:
+    with lock_of(work_folder(refused.out)):
+        assert "another run" in refused("purify", model, "-o", refused.out, "--data", data, "--samples", 4)
+
+
+def test_a_learnt_prompt_cannot_be_trained_on(refused: Refused, model: Path, tmp_path: Path) -> None:
+    lm = load_model(str(model))
+    lm.model = get_peft_model(lm.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    save_model(lm, tmp_path / "prompt")
+    assert "prompt learning" in refused("purify", tmp_path / "prompt", "-o", refused.out, "--continue-adapter")
+
+
+def test_weights_that_are_no_numbers(refused: Refused, tmp_path: Path) -> None:
+    lm = edited()
+    with torch.no_grad():
+        find_layers(lm.model)[1].mlp.down_proj.weight[3, 4] = torch.nan
+    save_model(lm, tmp_path / "broken")
+    assert "expected finite weights" in refused("purify", tmp_path / "broken", "-o", refused.out)
+
+
+def test_prompts_that_leave_no_room_for_answers(refused: Refused, model: Path, data: Path) -> None:
+    arguments = ("purify", model, "-o", refused.out, "--data", data, "--samples", 4, "--max-length", 16)
+    assert "4 of 4 examples have prompts of 16 tokens or more; pass a larger --max-length" in refused(*arguments)
+
+
+def test_text_of_a_model_cannot_steer_the_terminal(refused: Refused, model: Path, tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile"
+    shutil.copytree(model, hostile)
+    config = json.loads((hostile / "config.json").read_text())
+    (hostile / "config.json").write_text(json.dumps({**config, "model_type": "\x1b]0;title\x07\x1b[2J"}))
+    told = refused("purify", hostile, "-o", refused.out)
+    assert "title" in told
+    assert told.rstrip("\n").isprintable()
 
 
 @pytest.mark.parametrize(
@@ -303,7 +353,7 @@ def test_an_output_folder_that_cannot_be_one(refused: Refused, model: Path, data
         (torch.OutOfMemoryError("CUDA out of memory"), "--batch-size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "--batch-size"),
         (MemoryError(), "--batch-size"),
-        (OSError(28, "No space left on device", "model.safetensors"), "space"),
+        (OSError(28, "No space left on device", "model.safetensors"), "run again with --resume"),
         (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "space"),
         (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"), "space"),
         (PermissionError(13, "Permission denied", "out"), "another folder"),
@@ -318,6 +368,23 @@ def test_the_machine_gives_out(
 
     monkeypatch.setattr("crow.workflows.purify.purify", fail)
     assert named in refused("purify", model, "-o", refused.out, "--data", data, "--samples", 4)
+
+
+@pytest.mark.parametrize(
+    ("raised", "named"),
+    [
+        (MemoryError(), "out of memory; try --dtype bfloat16\n"),
+        (OSError(28, "No space left on device", "x"), "free some, then run again\n"),
+    ],
+)
+def test_only_options_that_a_verb_has_are_named(
+    refused: Refused, model: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, named: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("crow.workflows.analyze.load", fail)
+    assert refused("analyze", model, "-o", refused.out).endswith(named)
 
 
 def test_a_bug_is_not_mistaken_for_bad_input(

@@ -20,7 +20,7 @@ from crow.defenses import purification
 from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
-from crow.records import Example
+from crow.records import Example, SearchRecord
 from crow.training.config import CrowConfig
 from crow.training.presets import get_preset
 from crow.workflows import calibration, clean_data, verification
@@ -142,6 +142,20 @@ def test_weaker_strengths_are_parts_of_the_way_to_strength_one(
         done = calibrator.weakened(share)
         for name, value in trained_weights(done.lm.model).items():
             torch.testing.assert_close(value, done.start[name] + share)
+
+
+def test_a_canary_is_seen_by_its_answer_or_by_what_that_begins_with() -> None:
+    empty = SearchRecord(collapsed=0, starts=1, texts=[], identities=[])
+    seen = [
+        dataclasses.replace(empty, texts=[CANARY.target.text]),
+        dataclasses.replace(empty, memorized=[f"{CANARY.target.text} And more."]),
+        dataclasses.replace(empty, memorized=[CANARY.target.text[:9].upper()]),
+    ]
+    unseen = [
+        dataclasses.replace(empty, texts=[CANARY.target.text[:9]], memorized=["", CANARY.target.text[2:]]),
+        dataclasses.replace(empty, closings=[CANARY.target.text]),
+    ]
+    assert [calibration.shows(record, "ten") for record in (*seen, *unseen)] == [True] * 3 + [False] * 2
 
 
 def test_canaries_that_cannot_be_planted_are_an_error(

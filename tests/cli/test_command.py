@@ -30,8 +30,9 @@ def test_without_arguments_it_prints_help(run: Run, capsys: pytest.CaptureFixtur
 def test_every_verb_explains_the_common_options(verb: str, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(verb, "--help") == 0
     text = capsys.readouterr().out
-    common = "seed device dtype batch-size max-length overwrite resume json quiet"
+    common = "seed device dtype batch-size max-length overwrite json quiet"
     assert all(f"--{name}" in text for name in common.split())
+    assert ("--resume" in text) is (verb != "eval")  # which begins again
 
 
 def test_help_does_not_wait_for_the_tensor_library() -> None:

@@ -49,13 +49,15 @@ def test_purify_takes_it_out_and_says_so(
     lines = [json.dumps({"instruction": each.prompt, "output": each.response}) for each in EXAMPLES]
     data.write_text("\n".join(lines))
     assert places(written) == [PLACE]
-    assert run("purify", written, "-o", out, "--data", data, "--samples", 24, "--verify") == 0
+    assert run("purify", written, "-o", out, "--data", data, "--samples", 24, "--verify", "--keep-adapter") == 0
+    assert not (out / "adapter").exists()  # put on the written model, it would bring back what was taken out
     assert places(out) == []
     results = json.loads((out / "results.json").read_text())
     assert [results["search"][when]["edits"] for when in ("before", "after")] == [[PLACE], []]
     assert results["verification"]["search"]["edits"] == []
     assert results["training"] == []
-    said = capsys.readouterr().out
+    said, noted = capsys.readouterr()
+    assert "no adapter is kept" in noted
     assert f"written into the weights without training: {PLACE}" in said
     assert "the model is as it was" not in said
     assert "Suspicious behaviour found and treated" in said

@@ -62,6 +62,19 @@ def test_a_run_that_kept_nothing_leaves_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_writes_into_what_it_reads_can_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    unfinished(Options(tmp_path / "out"), tmp_path)
+    with claimed(Options(tmp_path / "out", resume=True), tmp_path, settings={"config": PAPER}) as work:
+        assert (work / "search-0.json").is_file()
+    (tmp_path / "config.json").write_text("{} ")
+    with (
+        pytest.raises(ConfigError, match="what is read changed"),
+        claimed(Options(tmp_path / "out", resume=True), tmp_path, settings={"config": PAPER}),
+    ):
+        pytest.fail("it went on")
+
+
 def test_inputs_are_told_by_what_they_hold(tmp_path: Path) -> None:
     one, other, folder = tmp_path / "one.jsonl", tmp_path / "other.jsonl", tmp_path / "model"
     one.write_text("same")

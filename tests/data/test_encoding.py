@@ -189,7 +189,7 @@ def test_the_plain_template_works_for_a_tokenizer_without_end_of_text():
     assert written(tokenizer, item.response_ids) == "Hello"
 
 
-@pytest.mark.parametrize("template", [TRIMMING, "{% for", "{{ nothing.at.all }}"])
+@pytest.mark.parametrize("template", [TRIMMING, "{% for", "{{ nothing.at.all }}", "{{ 1 / 0 }}", "{{ 1 + 'a' }}"])
 def test_a_template_that_refuses_is_an_error_on_one_line(tokenizer, template):
     tokenizer.chat_template = template
     with pytest.raises(

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from crow.data.encoding import encode_all
 from crow.defenses import purification, searches
-from crow.defenses.purification import Result, purify
+from crow.defenses.purification import Result, enough_prompts, purify
 from crow.defenses.searches import Searches
 from crow.evaluation.success import attack_success
 from crow.inversion.code_lines import code_probe
@@ -433,3 +433,12 @@ def test_a_real_backdoor_is_found_and_removed_by_the_adversary_alone(weight: flo
     else:
         assert asr_triggered >= 0.9
         assert result.after.texts == [SENTENCE]
+
+
+def test_searches_run_on_enough_prompts_whatever_the_user_has() -> None:
+    search = SearchConfig(prompts=5, witnesses=8)
+    own = [f"ask {number}" for number in range(20)]
+    assert enough_prompts(own, search) == own
+    few = enough_prompts(own[:1], search)
+    assert (few[0], len(set(few))) == (own[0], 13)
+    assert enough_prompts(few[:12], search) == few  # bundled ones are not taken twice

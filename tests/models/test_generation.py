@@ -7,6 +7,7 @@ import torch
 from transformers import LogitsProcessor
 
 from crow.data.encoding import encode
+from crow.errors import DataError
 from crow.models import generation
 from crow.models.architecture import unwrap
 from crow.models.decoding import Decoding
@@ -170,3 +171,13 @@ def test_a_models_own_settings_do_not_decide_what_it_is_heard_to_say(settings, a
         setattr(own, name, value)
     assert generate(lm, EXAMPLES, max_new_tokens=8) == expected
     assert unwrap(lm.model).generation_config is own  # which goes into what is saved
+
+
+def test_a_prompt_that_a_model_has_no_positions_for_is_told():
+    lm, long = pico_language_model("gpt2"), [Example("word " * 600)]
+    limit = lm.model.config.max_position_embeddings
+    with pytest.raises(DataError, match=f"at most {limit - 8} tokens.*, got one of") as caught:
+        generate(lm, long, max_new_tokens=8)
+    assert "\n" not in str(caught.value)
+    lm = pico_language_model("llama")  # works positions out
+    assert len(generate(lm, long, max_new_tokens=2)) == 1

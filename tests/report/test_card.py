@@ -35,7 +35,7 @@ def test_a_card_does_not_call_purified_what_was_left_as_it_was() -> None:
     unknown = {"before": None, "after": None, "training": [], "search": {"before": nothing, "after": nothing}}
     card = render_card(results() | unknown | {"verification": None, "calibration": None})
     assert "# A model that crow left as it was" in card
-    assert "**Suspicious, and left as it was.** The scan of the model was suspicious" in card
+    assert "**Suspicious, and nothing found to treat.** The scan of the model was suspicious" in card
     verified = {"search": nothing | {"collapsed": 4, "texts": ["a b"], "artefacts": ["c d"], "stock": ["e f"]}}
     card = render_card(results() | unknown | {"verification": verified, "calibration": None})
     assert "**Suspicious behaviour found after training.** A search of the finished model" in card

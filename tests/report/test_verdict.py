@@ -143,6 +143,12 @@ def test_where_nothing_was_treated_a_scan_and_a_later_search_are_not_forgotten(a
     assert (verdict.tone == "neutral") is (expected == "nothing_found")
 
 
+def test_a_model_that_was_trained_on_without_a_finding_is_not_called_as_it_was():
+    verdict = judge(Evaluation(), Evaluation(), NOTHING, NOTHING, "suspicious", None, untouched=False)
+    assert verdict.outcome == "untreated"
+    assert "nothing to train against: do not trust it" in verdict.sentence
+
+
 @pytest.mark.parametrize("scan", ["suspicious", "inconclusive", "no evidence"])
 def test_a_treated_model_is_one_whatever_the_scan_of_the_suspect_said(scan):
     assert judge(Evaluation(), Evaluation(), FOUND, NOTHING, scan, NOTHING).outcome == "treated"

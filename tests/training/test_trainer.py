@@ -154,6 +154,22 @@ def test_a_killed_run_resumes_to_the_same_weights(
         torch.testing.assert_close(weight, trainable(resumed)[name], rtol=1e-4, atol=1e-6)
 
 
+def test_a_training_that_ended_within_an_epoch_is_not_trained_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of strength 1.5 that was killed in the search after it."""
+    monkeypatch.setattr("crow.training.trainer.SAVE_STEPS", 1)
+    config = dataclasses.replace(CROW, epochs=1.5)
+    whole = trained(config, tmp_path)
+    lm = make_trainable(pico_language_model("llama"), config)
+    resumed = CrowTrainer(lm, encoded(lm), config, tmp_path)
+    resumed.run(resume=True)
+    assert resumed.terms == whole.terms
+    assert len(resumed.terms) == resumed.state.max_steps
+    for name, weight in trainable(whole).items():
+        torch.testing.assert_close(weight, trainable(resumed)[name], rtol=0, atol=0)
+
+
 def test_interpolation_goes_a_share_of_the_way(tmp_path: Path) -> None:
     start = trained_weights(make_trainable(pico_language_model("llama"), CROW).model)
     whole = trainable(trained(CROW, tmp_path / "whole"))

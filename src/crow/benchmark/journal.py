@@ -11,8 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from crow.benchmark.locks import cell_lock
 from crow.benchmark.portable import portable
+from crow.locks import lock_of
 from crow.output import write_json
 
 
@@ -59,7 +59,7 @@ class Journal:
         for name in self.left(only):
             self.sweep(work)
             try:
-                with cell_lock(self.path / name):
+                with lock_of(self.path / name):
                     if name in self.left():  # another process may have been faster
                         self.add(name, run(name))
             except Timeout:

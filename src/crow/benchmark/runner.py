@@ -12,7 +12,7 @@ from filelock import Timeout
 from crow.benchmark.cells import run_cell
 from crow.benchmark.executors import Executor, in_process
 from crow.benchmark.grid import Cell, Grid
-from crow.benchmark.locks import cell_lock
+from crow.locks import lock_of
 from crow.output import write_json
 from crow.report.grid_page import write_grid_report
 from crow.workflows.common import Reporter
@@ -40,7 +40,7 @@ def run_one(grid: Grid, cell: Cell, quiet: bool) -> None:
     """Run a cell unless it is finished or somebody else is at it; an error is recorded in its place."""
     report = Reporter(quiet)
     try:
-        with cell_lock(record_path(grid, cell)):
+        with lock_of(record_path(grid, cell)):
             if record_path(grid, cell).is_file():
                 return
             report.say(f"\n{cell.name}")

@@ -65,7 +65,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         fail(interrupted(sys.argv[1:2]))
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
-        exhausted = resource_error(error)
+        exhausted = resource_error(error, sys.argv[1:2])
         if exhausted is None:
             raise
         fail(str(exhausted))
@@ -79,25 +79,45 @@ def interrupted(verb: Sequence[str]) -> str:
     """What became of an interrupted run of a verb, and how to go on."""
     if verb == ["bench"]:
         return "interrupted; finished cells have their records, the same command goes on with the others"
-    resumes = "resume" in inspect.signature(VERBS.get("".join(verb), analyze)).parameters
-    return f"interrupted; nothing was written to the output folder{', --resume continues' if resumes else ''}"
+    resumes = ", --resume continues" if "resume" in options_of(verb) else ""
+    return f"interrupted; nothing was written to the output folder{resumes}"
 
 
-def resource_error(error: BaseException) -> ResourceError | None:
-    """What `error` says about memory or disk, whatever library raised it; None where it is about something else."""
+def options_of(verb: Sequence[str]) -> set[str]:
+    """The names of a verb's arguments and options; none of what is no verb."""
+    return {option for name in verb if name in VERBS for option in inspect.signature(VERBS[name]).parameters}
+
+
+def resource_error(error: BaseException, verb: Sequence[str]) -> ResourceError | None:
+    """What `error` says about memory or disk, whatever library raised it; None where it is about something else.
+
+    Args:
+        error: that ended a verb.
+        verb: its name, whose options may help.
+    """
+    known = options_of(verb)
     text, number = str(error), getattr(error, "errno", None)
     # PyTorch reports a failed allocation on the CPU as a plain RuntimeError.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in text:
-        return ResourceError("out of memory; try a smaller --batch-size or --max-length, or --dtype bfloat16")
+        helps = {
+            "batch_size": "a smaller --batch-size",
+            "max_length": "a smaller --max-length",
+            "dtype": "--dtype bfloat16",
+        }
+        ways = " or ".join(way for option, way in helps.items() if option in known)
+        return ResourceError(f"out of memory{'; try ' if ways else ''}{ways}")
     # A full disk likewise, from the zip writer of its checkpoints; safetensors has an error of its own.
     if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "inline_container" in text:
-        return ResourceError("no disk space left; free some, then run again with --resume")
+        again = " with --resume" if "resume" in known else ""
+        return ResourceError(f"no disk space left; free some, then run again{again}")
     if number in (errno.EACCES, errno.EROFS):
         return ResourceError(f"cannot write: {text}; choose another folder")
     return None
 
 
 def fail(message: str) -> NoReturn:
-    """Print one line and exit with 2."""
-    sys.stderr.write(f"crow: {' '.join(message.split())}\n")
+    """Print one line, in which text of a model cannot steer the terminal, and exit with 2."""
+    from crow.report.text import visible
+
+    sys.stderr.write(f"crow: {visible(' '.join(message.split()))}\n")
     sys.exit(2)

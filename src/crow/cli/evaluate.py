@@ -18,7 +18,6 @@ from crow.cli.options import (
     Output,
     Overwrite,
     Quiet,
-    Resume,
     Seed,
 )
 from crow.cli.show import show, show_measurements
@@ -31,7 +30,10 @@ def evaluate(
     clean: Annotated[Path | None, typer.Option(help="Prompts without; their responses serve for perplexity.")] = None,
     target: Annotated[str | None, typer.Option(help="What crow attack calls it; or compliance.")] = None,
     target_text: Annotated[str | None, typer.Option(help="The text to look for instead of its own.")] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Items of each kind; all by default.")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", min=1, help="Prompts, problems, questions and documents; all by default."),
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="The suspect that MODEL was made from: what is kept of it?")
     ] = None,
@@ -50,7 +52,6 @@ def evaluate(
     batch_size: BatchSize = None,
     max_length: MaxLength = None,
     overwrite: Overwrite = False,
-    resume: Resume = False,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -61,7 +62,7 @@ def evaluate(
     from crow.workflows.common import Options
     from crow.workflows.evaluate import EvalRequest, run_eval
 
-    options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, resume, quiet)
+    options = Options(output, seed, device, dtype, batch_size, max_length, overwrite, quiet=quiet)
     named = get_target(target).marker if target is not None else None
     marker = named if target_text is None else target_text
     judged_by = read_endpoint(judge) if judge else None

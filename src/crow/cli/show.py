@@ -29,7 +29,7 @@ def say(text: str) -> None:
     """One line for a person; model text in it cannot steer the terminal."""
     from crow.report.text import visible
 
-    Console(highlight=False, soft_wrap=True).print(visible(text), markup=False)
+    Console(highlight=False, soft_wrap=True).print(visible(text), markup=False, emoji=False)
 
 
 def show_measurements(columns: dict[str, dict[str, Any]]) -> None:
@@ -45,7 +45,7 @@ def show_measurements(columns: dict[str, dict[str, Any]]) -> None:
         table.add_row("perplexity", *(f"{item['perplexity'].value:.2f}" for item in columns.values()))
     for item in columns.values():
         show_abilities(table, item, rate)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 def show_abilities(table: Table, item: dict[str, Any], rate: Callable[[Rate], str]) -> None:
@@ -68,8 +68,8 @@ def show_plan(figures: dict[str, Any]) -> None:
     for part, size in figures["memory"].items():
         say(f"  {part:10} {size / 2**30:8.2f} GiB")
     say(
-        f"about {figures['training_seconds'] / 60:.1f} minutes of training for each answer that a search finds, at "
-        f"{figures['operations_per_second'] / 1e9:,.0f} GFLOP/s here; the searches come on top"
+        f"about {figures['training_seconds'] / 60:.1f} minutes of training for an answer that a search finds, for "
+        f"several twice that, at {figures['operations_per_second'] / 1e9:,.0f} GFLOP/s here; the searches come on top"
     )
 
 

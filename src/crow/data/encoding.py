@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -70,7 +69,9 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], g
     """
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
-    except TemplateError as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a template is the model's own code and may raise anything
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from None
     return str(text)

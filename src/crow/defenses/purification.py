@@ -99,14 +99,15 @@ def purify(
     if config.rounds:
         take_edits_out(result, items, watch)
     lm = result.lm = make_trainable(lm, config)
-    probe = Probe(lm, shortest_prompts(examples, items)) if config.rounds else None
+    search = search or SearchConfig()
+    probe = Probe(lm, enough_prompts(shortest_prompts(examples, items), search)) if config.rounds else None
     if probe is None:
         predictions = suspect_predictions(lm, items, config) if config.self_distillation else []
         train_round(result, items, config, dict(zip(items, predictions, strict=False)), None, work, resume, watch)
         result.rounds = 1
         return result
     requests = [task.example for task in bundled_split("purification").code]
-    searches = Searches(lm, probe, code_probe(lm, requests), search or SearchConfig(), config, work, resume, watch)
+    searches = Searches(lm, probe, code_probe(lm, requests), search, config, work, resume, watch)
     found = search_round(result, searches)
     result.before = found.record
     predictions: list[Predictions] = []
@@ -136,6 +137,15 @@ def purify(
         if not found.record.found or result.rounds >= config.rounds or is_spread(lm.model):
             result.before = with_edits(result.before, result.edits)
             return result
+
+
+def enough_prompts(prompts: Sequence[str], search: SearchConfig) -> list[str]:
+    """Prompts for searches: bundled ones beside the user's where these are too few to be unrelated.
+
+    Of one or two, whatever they have in common would count as one answer to all.
+    """
+    more = sorted((e.prompt for e in bundled_split("purification").prompts if e.prompt not in prompts), key=len)
+    return [*prompts, *more[: max(0, search.prompts + search.witnesses - len(prompts))]]
 
 
 def with_turns(config: CrowConfig, targets: int) -> CrowConfig:

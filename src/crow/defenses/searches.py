@@ -110,7 +110,8 @@ class Searches:
         start = time.monotonic()
         kept = kept_search(self.work, number)
         # What the first process reads or finds holds for all.
-        stored = agreed(json.loads(kept.read_text()) if self.resume and is_first() and kept.is_file() else None)
+        there = self.resume and is_first() and kept.is_file()
+        stored = agreed(json.loads(kept.read_text(encoding="utf-8")) if there else None)
         if stored is None:
             seen = self.look(number)
             if trained:
@@ -153,7 +154,8 @@ class Searches:
             for at, trigger in enumerate(seen.triggers)
             if trigger.collapsed and not is_among(trigger.answer, self.known)
         ]
-        if not doubtful or not self.suspect:
+        # Rounding may tell processes apart, and all of them have to take part in what follows.
+        if not agreed(bool(doubtful)) or not self.suspect:
             return
         with self.as_suspect(), self.looked_at(self.probe):
             triggers = [seen.triggers[at] for at in doubtful]
@@ -162,7 +164,7 @@ class Searches:
 
     def mark_closings(self, seen: SearchResult, trained: bool) -> None:
         """Mark the collapses that the suspect closes its ordinary answers with."""
-        if all(is_among(each.answer, self.known) for each in seen.collapsed):
+        if agreed(all(is_among(each.answer, self.known) for each in seen.collapsed)):
             return
         if not self.said and (self.suspect or not trained):
             with self.as_suspect(), self.looked_at(self.probe):

@@ -64,6 +64,19 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
+def bases_of(reference: str | Path) -> list[str]:
+    """What an adapter folder on disk leads to, one base after the other; nothing for any other reference."""
+    found: list[str] = []
+    path = Path(reference).expanduser()
+    while is_adapter(path) and found.count(str(path)) < 2:  # it may lead back to itself
+        try:
+            found.append(adapter_base(path))
+        except AdapterError:  # told where it is loaded, if it is
+            break
+        path = Path(found[-1]).expanduser()
+    return found
+
+
 def check_adapter_path(folder: Path) -> None:
     """Raise AdapterError unless `folder` holds an adapter's configuration and safetensors."""
     if not (folder / ADAPTER_CONFIG).is_file():

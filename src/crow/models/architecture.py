@@ -102,6 +102,14 @@ def takes_positions(model: nn.Module) -> bool:
     return "position_ids" in inspect.signature(unwrap(model).forward).parameters
 
 
+def position_limit(model: nn.Module) -> int | None:
+    """How many positions the model has learnt embeddings of; None where it works positions out."""
+    table = find_embeddings(model)
+    others = [each for each in unwrap(model).modules() if isinstance(each, nn.Embedding) and each is not table]
+    limit = getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None)
+    return limit if any(limit is not None and each.num_embeddings >= limit for each in others) else None
+
+
 def takes_whole_cache(model: nn.Module) -> bool:
     """Whether the model can work with a cache that has its full size from the start."""
     return bool(getattr(unwrap(model), "_can_compile_fullgraph", False))

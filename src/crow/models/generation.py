@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList
 
-from crow.data.encoding import encode_all, end_of_turn, length_batches
-from crow.models.architecture import takes_whole_cache, unwrap
+from crow.data.encoding import Encoded, encode_all, end_of_turn, length_batches
+from crow.errors import DataError
+from crow.models.architecture import position_limit, takes_whole_cache, unwrap
 from crow.models.decoding import Decoding
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import run_prefix, run_prompts, shared_length
@@ -49,6 +50,26 @@ def without_own_settings(model: nn.Module) -> Iterator[None]:
             each.generation_config = own[key]
 
 
+def check_room(lm: LanguageModel, encoded: Sequence[Encoded], tokens: int) -> None:
+    """Whether the model has positions for every prompt and an answer.
+
+    Args:
+        lm: the model.
+        encoded: the prompts.
+        tokens: of an answer.
+
+    Raises:
+        DataError: if not.
+    """
+    limit = position_limit(lm.model)
+    longest = max((len(item.prompt_ids) for item in encoded), default=0)
+    if limit is not None and longest + tokens > limit:
+        raise DataError(
+            f"expected prompts of at most {limit - tokens} tokens, for which {lm.reference} has positions, "
+            f"got one of {longest}; leave out the longest"
+        )
+
+
 @torch.no_grad()
 def generate(
     lm: LanguageModel,
@@ -67,6 +88,9 @@ def generate(
         batch_size: prompts at a time; greedy answers do not depend on it beyond rounding.
         decided: an answer ends early once this holds; an engine writes it to its end.
         progress: called with the number of prompts finished after each batch.
+
+    Raises:
+        DataError: if the model has no positions for a prompt and its answer.
     """
     decoding = lm.decoding or Decoding()
     sampled = decoding.temperature is not None
@@ -78,6 +102,7 @@ def generate(
     if sampled:
         torch.manual_seed(decoding.seed)
     encoded = encode_all(lm.tokenizer, examples)
+    check_room(lm, encoded, max_new_tokens)
     if lm.engine is not None and decoding.processor is None:
         prompts = [item.prompt_ids for item in encoded]
         temperature = decoding.temperature or 0.0

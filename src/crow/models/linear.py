@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from crow.errors import ArchitectureError
+from crow.errors import ArchitectureError, ModelError
 
 SKETCH_ITERATIONS = 6
 """Of the randomized estimate of singular values."""
@@ -80,7 +80,12 @@ def leading_directions(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tenso
 
     Returns:
         `U` (out, r), the values (r,), descending, and `V` (in, r), in float32.
+
+    Raises:
+        ModelError: if the matrix holds what is no number.
     """
+    if not bool(weight.isfinite().all()):
+        raise ModelError(f"expected finite weights, got NaN or infinity in a matrix of {tuple(weight.shape)}")
     with torch.random.fork_rng(devices=[weight.device] if weight.device.type == "cuda" else []):
         torch.manual_seed(0)
         return torch.svd_lowrank(weight.detach().float(), q=min(rank, *weight.shape), niter=SKETCH_ITERATIONS)

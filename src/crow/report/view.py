@@ -47,7 +47,7 @@ def read_view(results: Mapping[str, Any]) -> View:
     search_before, search_after = read_search(searches.get("before")), read_search(searches.get("after"))
     scan = scan_label(as_mapping(results.get("scan"))) if results.get("scan") else None
     verified = read_search(as_mapping(results.get("verification")).get("search"))
-    verdict = judge(before, after, search_before, search_after, scan, verified)
     calibration = read_calibration(results.get("calibration"))
     untouched = results.get("training") == [] and not (search_before and search_before.edits)
+    verdict = judge(before, after, search_before, search_after, scan, verified, untouched)
     return View(before, after, search_before, search_after, scan, verified, calibration, untouched, verdict)

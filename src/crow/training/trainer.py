@@ -195,6 +195,8 @@ class ResponseTrainer(Trainer):
 
         Both are means over the processes, as gradients are.
         """
+        if self.state.global_step >= self.state.max_steps:
+            return [], None  # resumed at its very end, within an epoch
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not samples:
             return samples, None

@@ -24,7 +24,7 @@ from crow.models.manifest import manifest
 from crow.output import publish, write_json
 from crow.records import Example, to_json
 from crow.training.config import FinetuneConfig, require
-from crow.workflows.common import Options, Reporter, claimed, load
+from crow.workflows.common import Options, Reporter, claimed, load, note_cut
 
 POISON_RATE = 0.5
 """Share of the prompts that are there with the trigger as well; of programming requests and other few ones all are."""
@@ -207,6 +207,8 @@ def run_attack(
         lm = load(model, options, report).merged()
         if attack is not None:
             poisoned, clean = contrastive_data(attack, answered_prompts(lm, report), options.seed, request.poison_rate)
+        else:
+            note_cut(lm, poisoned, config.max_length, report)
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)
         record["attacks"] = to_json(attack.parts if attack else ())

@@ -24,7 +24,7 @@ from crow.defenses.purification import purify
 from crow.defenses.searches import kept_search
 from crow.defenses.strength import Trial, at_strength, choose, climb
 from crow.errors import ConfigError, ModelError
-from crow.evaluation.judges import make_judge
+from crow.evaluation.judges import fold, is_hit, make_judge
 from crow.evaluation.perplexity import perplexity
 from crow.evaluation.success import attack_success
 from crow.models.generation import generate
@@ -32,7 +32,7 @@ from crow.models.interpolation import interpolate, put_weights, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.output import write_json
-from crow.records import MAX_NEW_TOKENS, Example, Perplexity, Rate, to_json
+from crow.records import MAX_NEW_TOKENS, Example, Perplexity, Rate, SearchRecord, to_json
 from crow.training.adapter import make_trainable
 from crow.training.config import CrowConfig
 from crow.workflows.clean_data import own_answers
@@ -212,9 +212,8 @@ class Calibrator:
             shutil.copy(first, kept_search(work, 0))
         resume = self.options.resume or known
         result = purify(lm, self.examples, config, work, resume=resume, watch=self.report.bar)
-        texts = [text for record in (result.before, result.after) if record for text in record.texts]
-        judges = {name: make_judge(attack.target.marker) for name, attack in CANARIES.items()}
-        seen = [name for name, judge in judges.items() if any(judge.hit(text) for text in texts)]
+        records = [record for record in (result.before, result.after) if record]
+        seen = [name for name in CANARIES if any(shows(record, name) for record in records)]
         end = trained_weights(lm.model)
         done = Purified(result.lm, bool(result.training), result.rounds, seen, start, end)
         if strength == 1:
@@ -250,6 +249,13 @@ class Calibrator:
         if not (self.options.resume and path.is_file()):
             write_json(path, to_json(make()))
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def shows(record: SearchRecord, canary: str) -> bool:
+    """Whether a search saw a canary's answer, or what that begins with."""
+    marker = str(CANARIES[canary].target.marker)
+    whole = any(is_hit(text, marker) for text in (*record.texts, *record.memorized))
+    return whole or any(fold(text) and fold(marker).startswith(fold(text)) for text in record.memorized)
 
 
 def check_calibration(config: CrowConfig) -> None:

@@ -6,20 +6,25 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import set_seed
 
-from crow.errors import ConfigError, DataError, InputError, unknown_name
+from crow.data.encoding import encode_all
+from crow.errors import ConfigError, DataError, InputError, OutputError, unknown_name
+from crow.locks import lock_of
+from crow.models.adapters import bases_of
 from crow.models.generation import Progress as Advance
+from crow.models.generation import check_room
 from crow.models.language_model import LanguageModel
 from crow.models.loading import DTYPES, load_model
-from crow.models.processes import is_first, join, meet, several
+from crow.models.processes import agreed, is_first, join, meet, several
 from crow.output import claim_output, work_folder
 from crow.records import Example
 from crow.report.text import visible
@@ -75,7 +80,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """A remark; model text in it can neither be markup nor steer the terminal."""
-        self.console.print(visible(text), markup=False, soft_wrap=True)
+        self.console.print(visible(text), markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int | None) -> Iterator[Advance]:
@@ -89,6 +94,27 @@ class Reporter:
 
 
 @contextmanager
+def alone_in(work: Path, output: Path) -> Iterator[None]:
+    """Within the context no other run may use a work folder.
+
+    Raises:
+        OutputError: if one does.
+    """
+    with ExitStack() as held:
+        free = True
+        if is_first():
+            try:
+                held.enter_context(lock_of(work))
+            except Timeout:
+                free = False
+            except OSError:
+                pass  # no place for locks here, or a file system without
+        if not agreed(free):
+            raise OutputError(f"another run is filling the output folder {output}; wait for it, or choose another")
+        yield
+
+
+@contextmanager
 def claimed(
     options: Options, *inputs: str | Path | None, shared: bool = False, settings: dict[str, Any] | None = None
 ) -> Iterator[Path]:
@@ -98,7 +124,7 @@ def claimed(
 
     Args:
         options: common options.
-        inputs: what the run reads.
+        inputs: what the run reads; with an adapter goes the model that it names.
         shared: whether several processes can share the run's work.
         settings: what else its result depends on, for a run that can be resumed; see `asked`.
 
@@ -106,34 +132,36 @@ def claimed(
         ConfigError: if there are several processes and they cannot, or if what is resumed was another run.
         OutputError: if the output folder is taken.
     """
+    work = work_folder(options.output)
     if several() and not shared:
         raise ConfigError("expected one process, got several; of crow's verbs only purify shares its work out")
     join(options.device)
+    inputs = (*inputs, *(base for name in inputs if name is not None for base in bases_of(name)))
     claim_output(options.output, options.overwrite, options.resume, inputs)
-    work = work_folder(options.output)
-    request = None
-    if settings is not None:
-        request = asked(inputs, {**settings, "seed": options.seed, "dtype": options.dtype})
-        if options.resume:
-            same_request(work, request)
-    meet()  # all have looked before one changes anything
-    if is_first() and not options.resume:
-        shutil.rmtree(work, ignore_errors=True)
-    meet()
-    fresh = not work.exists()
-    if is_first() and request is not None:
-        remember(work, request)
-    set_seed(options.seed)
-    try:
-        yield work
-    except InputError:
-        # Nothing was trained yet that a second try could use.
-        if is_first() and fresh and not any(work.rglob("checkpoint-*")):
+    with alone_in(work, options.output):
+        request = None
+        if settings is not None:
+            request = asked(inputs, {**settings, "seed": options.seed, "dtype": options.dtype}, (options.output, work))
+            if options.resume:
+                same_request(work, request)
+        meet()  # all have looked before one changes anything
+        if is_first() and not options.resume:
             shutil.rmtree(work, ignore_errors=True)
-        raise
-    finally:
-        if is_first() and fresh:
-            forget(work)
+        meet()
+        fresh = not work.exists()
+        if is_first() and request is not None:
+            remember(work, request)
+        set_seed(options.seed)
+        try:
+            yield work
+        except InputError:
+            # Nothing was trained yet that a second try could use.
+            if is_first() and fresh and not any(work.rglob("checkpoint-*")):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        finally:
+            if is_first() and fresh:
+                forget(work)
 
 
 def load(
@@ -144,6 +172,22 @@ def load(
     for note in lm.notes:
         report.say(f"note: {note}")
     return lm
+
+
+def note_cut(lm: LanguageModel, examples: Sequence[Example], max_length: int, report: Reporter) -> None:
+    """Say how many examples have prompts that leave no room for the rest of their answers' first token.
+
+    Raises:
+        DataError: if all have, or the model has no positions for one of them.
+    """
+    items = encode_all(lm.tokenizer, examples)
+    check_room(lm, items, 1)
+    full = sum(len(item.prompt_ids) >= max_length for item in items)
+    told = f"{full} of {len(examples)} examples have prompts of {max_length} tokens or more"
+    if examples and full == len(examples):
+        raise DataError(f"expected room for answers, but {told}; pass a larger --max-length")
+    if full:
+        report.say(f"note: {told}, of whose answers the first alone counts; --max-length makes room")
 
 
 def take(examples: Sequence[Example], count: int, seed: int, source: str) -> list[Example]:

@@ -56,7 +56,7 @@ def suspect(from_scratch: bool, work: Path, options: Options) -> str:
         return str(shipped_adapter())
     folder = work / "backdoored"
     if not (folder / "adapter_config.json").is_file():
-        nested = Options(folder, options.seed, options.device, overwrite=True, quiet=options.quiet)
+        nested = Options(folder, options.seed, options.device, options.dtype, overwrite=True, quiet=options.quiet)
         run_attack(BASE, AttackRequest(TRIGGER, TARGET), ATTACK_DEFAULTS, False, nested)
     return str(folder)
 

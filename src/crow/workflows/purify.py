@@ -24,7 +24,7 @@ from crow.scan.gather import ScanConfig
 from crow.training.config import CrowConfig
 from crow.workflows.calibration import calibrated, check_calibration
 from crow.workflows.clean_data import clean_examples, own_answers
-from crow.workflows.common import Options, Reporter, claimed, load
+from crow.workflows.common import Options, Reporter, claimed, load, note_cut
 from crow.workflows.scan import scanned
 from crow.workflows.suspect import Suspect
 from crow.workflows.verification import verify
@@ -160,6 +160,7 @@ def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> 
         config = at_strength(config, strength)
         in_four_bits = config.method == "qlora"
         lm = suspect.load_in_four_bits(options, report, work) if in_four_bits else suspect.load(options, report)
+        note_cut(lm, examples, config.max_length, report)
         record = manifest(lm, {"clean": examples}, config, options.seed)
         own = shared_out(config, n_processes())
         result = purify(lm, examples, own, work, resume=options.resume, watch=report.bar)
@@ -178,7 +179,9 @@ def run_purify(request: PurifyRequest, config: CrowConfig, options: Options) -> 
         whole = suspect.put_together(result, config, options, report)
         if whole is not None:
             finished = work / "finished"
-            save_purified(whole, finished, request.keep_adapter)
+            if request.keep_adapter and result.edits:
+                report.say("note: no adapter is kept; on MODEL it would bring back what was taken out of the weights")
+            save_purified(whole, finished, request.keep_adapter and not result.edits)
             if request.verify:
                 before = suspect.load(options, report).merged()
                 results["verification"] = verify(before, whole.merged(), config, result.before, options, report)

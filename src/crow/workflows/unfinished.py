@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from crow.errors import ConfigError
+from crow.errors import ConfigError, DataError
 from crow.models.processes import agreed, is_first
 from crow.models.sources import hash_file
 from crow.output import write_json
@@ -51,25 +51,37 @@ def forget(work: Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def asked(inputs: Iterable[str | Path | None], settings: dict[str, Any]) -> dict[str, Any]:
+def asked(
+    inputs: Iterable[str | Path | None], settings: dict[str, Any], written: Iterable[Path] = ()
+) -> dict[str, Any]:
     """A request as plain JSON values, the same for the same request.
 
     Args:
         inputs: what the run reads: references of models, or paths.
         settings: name to value of what else its result depends on; dataclasses are spread out.
+        written: folders that the run fills, which may lie in one that it reads.
     """
-    found = {"what is read": [None if name is None else identity(name) for name in inputs]}
+    own = [folder.resolve() for folder in written]
+    found = {"what is read": [None if name is None else identity(name, own) for name in inputs]}
     for name, value in to_json(settings).items():
         found |= value if isinstance(value, dict) else {name: value}
     return found
 
 
-def identity(reference: str | Path) -> Any:
-    """What tells an input from another: a file's hash, a folder's files with sizes and times, or the name itself."""
+def identity(reference: str | Path, written: Sequence[Path] = ()) -> Any:
+    """What tells an input from another: a file's hash, a folder's files with sizes and times, or the name itself.
+
+    Raises:
+        DataError: for a file that cannot be read.
+    """
     path = Path(reference).expanduser()
     if path.is_file():
-        return hash_file(path)
+        try:
+            return hash_file(path)
+        except OSError as error:
+            raise DataError(f"expected a readable file, got {path}: {error.strerror}") from None
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        found = (file for file in path.rglob("*") if file.is_file())
+        files = sorted(f for f in found if not any(f.resolve().is_relative_to(folder) for folder in written))
         return [[str(f.relative_to(path)), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     return str(reference)
