@@ -256,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the public sets")
     parser.add_argument("--only", default="", help="cells whose name contains this")
-    parser.add_argument("--table", action="store_true", help="print the table of what has been measured")
+    parser.add_argument("--table", action="store_true", help="publish what has been measured and run nothing")
     arguments = parser.parse_args()
     if not arguments.table:
         if arguments.data is None or not arguments.data.is_dir():

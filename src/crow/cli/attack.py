@@ -46,7 +46,7 @@ def attack(
     adaptive: Annotated[
         str | None, typer.Option(help="An attacker who knows crow: consistent, search-aware, adversarial or spread.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="lora, full or rank-one (an edit, no training).")] = None,
+    method: Annotated[str | None, typer.Option(help="lora (usual), full or rank-one (an edit, no training).")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, not an adapter.")] = False,
     epochs: Epochs = None,
     lr: LearningRate = None,

@@ -29,7 +29,7 @@ def calibrate(
     output: Output,
     adapter: Adapter = None,
     data: Annotated[Path | None, typer.Option(help="Clean examples, as those of purify.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Clean examples to use.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Clean examples to use; 100 by default.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "float32",
