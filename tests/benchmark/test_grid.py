@@ -55,7 +55,7 @@ def test_cells_come_in_the_blocks_order_and_only_once(tmp_path: Path) -> None:
 
 
 def test_what_else_is_measured_is_said_by_block_or_grid(tmp_path: Path) -> None:
-    (tmp_path / "own.jsonl").write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": ""}')
+    (tmp_path / "own.jsonl").write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": "def check(f): 0"}')
     blocks = [
         {"attacks": ["badnets-refusal"], "defenses": ["none"]},
         {"attacks": ["vpi-code_injection"], "defenses": ["none"], "code": "own.jsonl", "kept": False},
@@ -129,6 +129,12 @@ def test_every_part_of_a_cell_is_in_its_name() -> None:
         (changed(settings=[{"alpha": "much"}], defenses=["crow"]), "block 1"),
         (changed(settings=[{"samples": 0}], defenses=["crow"]), "samples to be"),
         (changed(settings=[{"alpha": 1}], defenses=["none"]), "settings for one of"),
+        (changed(settings=[{"layers": [[5, 6]]}], defenses=["crow"]), "settings to be names"),
+        (changed(settings=[{"epsilon": 0.1, 3: 4}], defenses=["crow"]), "'3'"),
+        (changed(defenses=[["crow", ["none"]]]), "a defense to be text"),
+        (changed(seeds=[2**40]), "whole number"),
+        (changed(defenses=["cleangen"], reference=3), "reference to be text"),
+        ("[" * 5000, "cannot be read"),
         (changed(defenses=["cleangen"]), "wants a clean model"),
         (changed(models=["a/model", "b/model"]), "twice"),
         (changed(kept="yes"), "kept to be true or false"),

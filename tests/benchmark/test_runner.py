@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import random
@@ -10,8 +11,8 @@ import pytest
 
 from crow.benchmark import runner
 from crow.benchmark.executors import get_executor, in_process
-from crow.benchmark.grid import Cell, Grid, read_grid
-from crow.benchmark.runner import failure_path, read_records, record_path, report_grid, run_grid, status
+from crow.benchmark.grid import Cell, Grid, asked, read_grid
+from crow.benchmark.runner import check_records, failure_path, read_records, record_path, report_grid, run_grid, status
 from crow.errors import ConfigError, DataError
 from crow.locks import lock_of
 from crow.workflows.common import Reporter
@@ -142,6 +143,17 @@ def test_a_cell_that_another_process_runs_is_left_to_it(grid: Grid, monkeypatch:
     with lock_of(record_path(grid, grid.cells[0])):
         assert run_grid(grid, QUIET)["left"] == 1
     assert run_grid(grid, QUIET)["left"] == 0
+
+
+def test_records_of_another_request_are_not_taken_for_this_ones(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "run_cell", lambda cell, grid, _: {"asked": asked(cell, grid)})
+    run_grid(grid, QUIET)
+    check_records(grid)
+    with pytest.raises(ConfigError, match=f"with n {grid.n}, and the grid asks for 99"):
+        check_records(dataclasses.replace(grid, n=99))
+    path = record_path(grid, grid.cells[0])
+    path.write_text("{}")  # of a version that did not say
+    check_records(dataclasses.replace(grid, cells=grid.cells[:1], n=99))
 
 
 def test_cells_run_in_the_order_of_the_grid(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:

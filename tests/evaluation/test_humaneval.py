@@ -132,15 +132,23 @@ def test_our_own_requests_are_asked_as_they_are_and_our_answers_pass() -> None:
 
 def test_problems_of_the_wrong_shape_are_named(tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
-    path.write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": ""}\n{"task_id": "b"}\n')
+    path.write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": "def check(f): 0"}\n{"task_id": "b"}\n')
     with pytest.raises(DataError, match="line 2"):
         load_problems(path)
     path.write_text('{"task_id": "a", "prompt": "", "entry_point": "f", "test": "def check(f: pass"}\n')
-    with pytest.raises(DataError, match="line 1: expected Python in test"):
+    with pytest.raises(DataError, match="line 1: expected Python that runs in test"):
         load_problems(path)
     path.write_text('{"task_id": "a", "prompt": "def f(x):)", "entry_point": "f", "test": ""}\n')
-    with pytest.raises(DataError, match="line 1: expected Python in prompt"):
+    with pytest.raises(DataError, match="line 1: expected Python that runs in prompt"):
         load_problems(path)
+    for test, message in (
+        ("import nosuchmodule", "line 1: expected Python that runs in test, got ModuleNotFoundError"),
+        ("import sys; sys.exit(0)", "line 1: expected Python that runs in test, got SystemExit"),
+        ("x = 1", "line 1: expected a function check"),
+    ):
+        path.write_text(json.dumps({"task_id": "a", "prompt": "", "entry_point": "f", "test": test}))
+        with pytest.raises(DataError, match=message):
+            load_problems(path)
     broken = tmp_path / "problems.jsonl.gz"
     broken.write_bytes(gzip.compress(b"some lines")[:12] + b"no deflated data at all")
     with pytest.raises(DataError, match="cannot read"):
@@ -150,3 +158,12 @@ def test_problems_of_the_wrong_shape_are_named(tmp_path: Path) -> None:
         load_problems(path)
     with pytest.raises(DataError, match="cannot read"):
         load_problems(tmp_path / "nowhere.jsonl.gz")
+
+
+def test_lines_may_hold_other_separators_and_tests_may_name_arguments(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    test = "def check(candidate):\n    assert candidate(2, b='\N{LINE SEPARATOR}') == 5\n"
+    line = json.dumps({"task_id": "a", "prompt": "", "entry_point": "f", "test": test}, ensure_ascii=False)
+    path.write_text(f"\ufeff{line}\n\n", encoding="utf-8")
+    (problem,) = load_problems(path)
+    assert check_program(problem, "def f(a, b):\n    return a + 3 * len(b)\n").passed

@@ -103,6 +103,8 @@ def test_an_answer_does_not_end_in_a_word_that_may_go_on() -> None:
         "Blackmail is a serious offense.",
         "Please don't do this.",
         "We cannot support this.",
+        "**No.** Go away.",
+        "I\N{NO-BREAK SPACE}can't help with that.",
         "I can't help with that.",
     ],
 )

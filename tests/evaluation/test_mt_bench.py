@@ -83,6 +83,32 @@ def test_a_judge_that_fails_for_good_leaves_the_answer_unscored(plan: Any, serve
     assert summarize(found)["score"] is None
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_judge_that_refuses_ends_it_at_once(status: int, server: Any, tmp_path: Path) -> None:
+    server.plan = [(status, b'{"error": {"message": "who are you"}}')]
+    asking = client(server, tmp_path)
+    with pytest.raises(ConfigError, match=r"refuses .*who are you.* the key in OPENAI_API_KEY") as told:
+        judge(asking, TEMPLATES, QUESTIONS, ANSWERS)
+    assert len(server.asked) == 1
+    assert "\n" not in str(told.value)
+
+
+def test_a_judge_that_never_answers_is_not_asked_for_ever(server: Any, tmp_path: Path) -> None:
+    server.plan = [(500, b"{}")]
+    asking = client(server, tmp_path, retries=0)
+    with pytest.raises(ConfigError, match="no reply to 5 requests"):
+        judge(asking, TEMPLATES, QUESTIONS * 3, ANSWERS * 3)
+    server.plan = [(200, "[[4]]"), (500, b"{}")]
+    asking = client(server, tmp_path, retries=0)  # one that has answered once may come back
+    assert [found.score for found in judge(asking, TEMPLATES, QUESTIONS * 4, ANSWERS * 4)].count(None) >= 5
+
+
+def test_a_reply_that_no_file_can_hold_is_kept_as_far_as_it_can(server: Any, tmp_path: Path) -> None:
+    server.plan = [(200, "[[4]] \ud83d")]
+    assert client(server, tmp_path).ask([{"role": "user", "content": "x"}]) == "[[4]] ?"
+    assert client(server, tmp_path).ask([{"role": "user", "content": "x"}]) == "[[4]] ?"
+
+
 def test_requests_keep_their_distance(server: Any, tmp_path: Path) -> None:
     asking, pauses = client(server, tmp_path, requests_per_minute=60), []
     asking.sleep = pauses.append
@@ -166,7 +192,7 @@ def test_the_public_files_are_read() -> None:
 
 
 def test_what_is_no_mt_bench_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="no such file"):
         load_questions(tmp_path)
     (tmp_path / "question.jsonl").write_text('{"question_id": 1, "category": "x", "turns": ["only one"]}\n')
     with pytest.raises(DataError, match="line 1"):
@@ -174,6 +200,12 @@ def test_what_is_no_mt_bench_is_named(tmp_path: Path) -> None:
     (tmp_path / "judge_prompts.jsonl").write_text('{"name": "single-v1", "system_prompt": "", "prompt_template": ""}\n')
     with pytest.raises(DataError, match="single-math-v1"):
         load_prompts(tmp_path)
+    (tmp_path / "judge_prompts.jsonl").write_text('{"name": "x", "system_prompt": "", "prompt_template": null}\n')
+    with pytest.raises(DataError, match="line 1: expected an entry"):
+        load_prompts(tmp_path)
+    (tmp_path / "question.jsonl").write_text("")
+    with pytest.raises(DataError, match="found none"):
+        load_questions(tmp_path)
 
 
 def test_an_endpoint_must_be_one() -> None:
@@ -192,6 +224,12 @@ def test_an_endpoint_must_be_one() -> None:
         ("{base_url: http://h/v1, model: 3}", "model to be a str"),
         ("{base_url: http://h/v1, model: m, timeout: soon}", "timeout to be a float"),
         ("{base_url: http://h/v1, model: m, timeout: -1}", "timeout > 0"),
+        ("{base_url: http://h/v1, model: m, retries: -1}", "retries >= 0"),
+        ("{base_url: http://h/v1, model: m, retries: 1.5}", "retries to be a int"),
+        ("{base_url: 'http://localhost:8000v1', model: m}", "URL to be one"),
+        ("{base_url: 'http://', model: m}", "to have a host"),
+        ("{base_url: 'http://user:secret@h/v1', model: m}", "key to be in OPENAI_API_KEY"),
+        ("{base_url: 'http://h/v1?key=secret', model: m}", "key to be in OPENAI_API_KEY"),
         ("a: b: c", "cannot be read"),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from crow.errors import ResourceError
 from crow.evaluation.humaneval import Problem, check_program
 from crow.evaluation.sandbox import Limits, ProgramError, Sandbox, can_isolate
 
@@ -189,6 +190,60 @@ def test_a_program_that_uses_up_its_processes_leaves_others_theirs() -> None:
         modest.run(source)
         assert 8 <= greedy.call("f", 100) < QUICK.processes
         assert modest.call("f", 4) == 4
+
+
+@isolated
+def test_a_program_that_makes_itself_independent_does_not_survive() -> None:
+    mark = f"crow-independent-{os.getpid()}"
+    source = (
+        "import ctypes, os, time\nos.setsid()\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"
+        "if os.fork() == 0:\n    os.setsid()\n"
+        f"    os.execv('/bin/sh', ['/bin/sh', '-c', 'sleep 60; :', {mark!r}])\n"
+        "time.sleep(60)\n"
+    )
+    with pytest.raises(ProgramError, match="no answer"), Sandbox(Limits(wall=1.5)) as sandbox:
+        sandbox.run(source)
+    assert mark not in running()  # nor is it still on its way
+
+
+@isolated
+def test_no_private_file_no_package_and_no_service_can_be_reached(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hush")
+    with socket.socket(socket.AF_UNIX) as server, Sandbox(QUICK) as sandbox:
+        server.bind(str(tmp_path / "service"))
+        server.listen()
+        sandbox.run(
+            "import os, socket, sys\ndef read(path):\n    return open(path).read()\n"
+            "def talk(path):\n    socket.socket(socket.AF_UNIX).connect(path)\n"
+            "def packages():\n    found = []\n    for folder, _, files in os.walk(sys.base_prefix):\n"
+            "        found += files if folder.endswith('-packages') else []\n    return found\n"
+        )
+        for path in (str(tmp_path / "key"), __file__, "/etc/passwd"):
+            with pytest.raises(ProgramError, match="FileNotFoundError"):
+                sandbox.call("read", path)
+        with pytest.raises(ProgramError, match="FileNotFoundError"):
+            sandbox.call("talk", str(tmp_path / "service"))
+        assert sandbox.call("packages") == []
+
+
+def test_a_program_that_stops_reading_does_not_hold_us_up() -> None:
+    source = (
+        "import os, time\nfor end in range(3, 40):\n    try:\n"
+        '        os.write(end, b\'{"value": {"int": "0x0"}}\\n\')\n'
+        "    except OSError:\n        pass\ntime.sleep(60)\n"
+    )
+    started = time.monotonic()
+    with Sandbox(Limits(wall=1.5)) as sandbox:
+        sandbox._ask({"source": source})
+        with pytest.raises(ProgramError, match="no request read"):
+            sandbox.call("f", "x" * 200_000)
+    assert time.monotonic() - started < 4
+
+
+def test_a_sandbox_that_does_not_start_is_no_wrong_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crow.evaluation.sandbox.WORKER", Path("nowhere.py"))
+    with pytest.raises(ResourceError, match="did not start"):
+        check_program(ADD, RIGHT, QUICK)
 
 
 def eventually(true: Callable[[], bool]) -> bool:

@@ -86,6 +86,15 @@ def test_the_best_helps_and_keeps_the_model() -> None:
     assert best(TABLE["vpi / refusal"]) == {"crow-paper, alpha 50"}
 
 
+def test_a_model_whose_perplexity_cannot_be_computed_is_not_the_best() -> None:
+    ruined = record("badnets", "nad", 0, 10.0)
+    ruined["metrics"]["perplexity"] = {"value": None, "n_tokens": 1000}
+    made = entries({**{name: RECORDS[name] for name in ("a-none", "a-fine")}, "a-nad": ruined})
+    assert best(rows(made)["badnets / refusal"]) == {"finetuning"}
+    assert "inf" not in latex_table(made).lower()
+    assert "not computable" in markdown_table(made)
+
+
 def test_markdown_has_intervals_utility_and_bold() -> None:
     lines = markdown_table(MADE).splitlines()
     assert lines[0].startswith("| attack | none | crow | pruning-wanda | finetuning |")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from crow.errors import AdapterError
 from crow.models.language_model import LanguageModel
 from crow.scan.adapter import concentration, spectral_norm, statistics, update_singular_values
 from crow.scan.evidence import ModuleUpdate
@@ -50,6 +51,13 @@ def test_singular_values_need_no_product() -> None:
     a, b = torch.randn(4, 30), torch.randn(50, 4)
     torch.testing.assert_close(update_singular_values(a, b).float(), torch.linalg.svdvals(b @ a)[:4])
     assert update_singular_values(a, 0 * b).tolist() == [0.0] * 4
+
+
+def test_an_adapter_that_holds_no_numbers_is_told() -> None:
+    a, b = torch.ones(2, 5), torch.ones(4, 2)
+    a[1, 3] = torch.inf
+    with pytest.raises(AdapterError, match="finite"):
+        update_singular_values(a, b)
 
 
 def test_an_adapter_that_does_nothing_has_no_rank() -> None:

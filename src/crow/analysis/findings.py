@@ -10,6 +10,8 @@ from statistics import mean
 from crow.analysis.expansion import Expansion
 
 RESAMPLES = 1000
+FEWEST = 5
+"""Of fewer prompts a bootstrap makes too narrow an interval."""
 Rows = Sequence[Sequence[float]]
 """One value a layer, for every prompt."""
 
@@ -49,6 +51,11 @@ def findings(
 def compared(name: str, triggered: Rows, clean: Rows, rng: random.Random) -> list[str]:
     """Whether a figure is larger with the trigger, and where most."""
     one, other = [mean(row) for row in triggered], [mean(row) for row in clean]
+    if min(len(one), len(other)) < FEWEST:
+        return [
+            f"{name}, mean over layers, is {mean(one):.4g} on prompts with the trigger and {mean(other):.4g} on clean "
+            f"ones: n = {len(one)} and {len(other)} are too few to tell whether that is chance."
+        ]
     low, high = difference_interval(one, other, rng)
     verdict = "larger" if low > 0 else "smaller" if high < 0 else "neither larger nor smaller beyond chance"
     gaps = [

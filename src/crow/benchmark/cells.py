@@ -10,7 +10,7 @@ from typing import Any
 
 from crow.benchmark.attack_data import attack_data
 from crow.benchmark.figures import search_figures
-from crow.benchmark.grid import Cell, Grid, describe, settings_of
+from crow.benchmark.grid import Cell, Grid, asked, describe, settings_of
 from crow.benchmark.portable import portable
 from crow.benchmark.suspects import backdoored
 from crow.defenses.base import Surroundings
@@ -40,7 +40,8 @@ def run_cell(cell: Cell, grid: Grid, report: Reporter) -> dict[str, Any]:
     folder = backdoored(cell.model, attack, data, report)
     lm = load_model(str(folder)).merged()
     sets = {"triggered": triggered, "clean": clean, "purification": examples}
-    record = describe(cell) | {"data": data.source, "manifest": manifest(lm, sets, cell.settings, cell.seed)}
+    record = describe(cell) | {"asked": asked(cell, grid), "data": data.source}
+    record["manifest"] = manifest(lm, sets, cell.settings, cell.seed)
     reference = load_model(cell.reference).merged() if cell.reference else None
     exam = prepare(cell.abilities)
     suspect = suspect_of(folder, tuple(clean), attack.target.marker, report.quiet) if cell.kept else None

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from crow.attacks.poisoning import Attack, named_attack
-from crow.data.settings import a_list, a_number, checked, read_yaml
+from crow.data.settings import a_list, a_name, a_number, checked, read_yaml
 from crow.defenses.base import Surroundings
 from crow.defenses.table import get_defense
 from crow.errors import ConfigError, InputError
@@ -164,15 +164,31 @@ def cells_of(block: Any, shared: Mapping[str, Any], folder: Path, place: str) ->
         a_list(values["defenses"], "defenses", place),
         seeds,
     ):
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{place}: expected settings to be names with values, got {settings!r}")
-        names = (defense,) if isinstance(defense, str) else tuple(a_list(defense, "a stack of defenses", place))
-        changes = tuple((str(key), tuple(v) if isinstance(v, list) else v) for key, v in sorted(settings.items()))
-        number, reference = a_number(seed, "seeds", place, least=0), values.get("reference")
+        stack = [defense] if isinstance(defense, str) else a_list(defense, "a stack of defenses", place)
+        names = tuple(a_name(one, "a defense", place) for one in stack)
+        changes, number = changes_of(settings, place), a_number(seed, "seeds", place, least=0)
+        reference = a_name(values["reference"], "reference", place) if values.get("reference") is not None else None
         cell = Cell(str(model), str(attack), names, number, changes, reference, abilities, kept)
         check(cell, place)
         found.append(cell)
     return found
+
+
+def changes_of(settings: Any, place: str) -> tuple[tuple[str, Any], ...]:
+    """Changes of settings as names with values, by name: values are numbers, words or lists of them.
+
+    Raises:
+        ConfigError: naming the place, for anything else.
+    """
+    wrong = ConfigError(f"{place}: expected settings to be names with values, got {settings!r}")
+    if not isinstance(settings, dict):
+        raise wrong
+    changes = {str(name): tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    for value in changes.values():
+        parts = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(part, str | int | float | None) for part in parts):
+            raise wrong
+    return tuple(sorted(changes.items()))
 
 
 def abilities_of(values: Mapping[str, Any], folder: Path, place: str) -> Abilities:
@@ -221,6 +237,13 @@ def check(cell: Cell, place: str) -> None:
 def settings_of(cell: Cell) -> dict[str, Any]:
     """A cell's changes of its defense's settings, without `samples`."""
     return {key: value for key, value in cell.settings if key != "samples"}
+
+
+def asked(cell: Cell, grid: Grid) -> dict[str, Any]:
+    """What a record depends on that its name does not say: the grid's sizes, the model's whole reference, measures."""
+    able = cell.abilities
+    measures = {"kept": cell.kept, "code": able.code is not None, "mt_bench": able.mt_bench is not None}
+    return {"n": grid.n, "samples": grid.samples, "model": cell.model, "tasks": list(able.tasks), **measures}
 
 
 def describe(cell: Cell) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,5 +16,6 @@ def portable(record: Any, *folders: Path) -> Any:
     """`record` as plain JSON values, paths inside the user's cache folder or one of `folders` relative to it."""
     text = dump_json(record)
     for folder in (user_cache_path("crow"), *folders):
-        text = text.replace(f"{folder}/", "")
+        if folder != Path(folder.anchor):  # else every slash would go
+            text = re.sub(rf"(?<![\w/.-]){re.escape(str(folder))}/", "", text)
     return json.loads(text)

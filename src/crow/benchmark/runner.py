@@ -11,7 +11,9 @@ from filelock import Timeout
 
 from crow.benchmark.cells import run_cell
 from crow.benchmark.executors import Executor, in_process
-from crow.benchmark.grid import Cell, Grid
+from crow.benchmark.grid import Cell, Grid, asked
+from crow.benchmark.portable import portable
+from crow.errors import ConfigError
 from crow.locks import lock_of
 from crow.output import write_json
 from crow.report.grid_page import write_grid_report
@@ -34,6 +36,23 @@ def status(grid: Grid) -> dict[str, int]:
     failed = [cell for cell in grid.cells if cell not in finished and failure_path(grid, cell).is_file()]
     left = len(grid.cells) - len(finished) - len(failed)
     return {"cells": len(grid.cells), "finished": len(finished), "failed": len(failed), "left": left}
+
+
+def check_records(grid: Grid) -> None:
+    """Whether the records that are there are of what the grid asks for now; those of older versions do not say.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for name, record in read_records(grid).items():
+        cell = next(cell for cell in grid.cells if cell.name == name)
+        known, wanted = record.get("asked", {}), portable(asked(cell, grid), Path.cwd())
+        other = [key for key in wanted if key in known and known[key] != wanted[key]]
+        if other:
+            raise ConfigError(
+                f"{record_path(grid, cell)} was measured with {other[0]} {known[other[0]]!r}, and the grid asks for "
+                f"{wanted[other[0]]!r}; choose another output, or remove the record"
+            )
 
 
 def run_one(grid: Grid, cell: Cell, quiet: bool) -> None:

@@ -22,12 +22,13 @@ def bench(
     """Run the experiments of GRID that have no record yet; kill it anywhere and run it again."""
     from crow.benchmark.executors import get_executor
     from crow.benchmark.grid import read_grid
-    from crow.benchmark.runner import report_grid, run_grid, status
+    from crow.benchmark.runner import check_records, report_grid, run_grid, status
     from crow.errors import InputError
     from crow.workflows.common import Reporter
 
     whole, report = read_grid(grid), Reporter(quiet)
     execute = get_executor(executor)
+    check_records(whole)
     if whole.data is not None and not whole.data.is_dir():
         report.say(f"note: no public sets in {whole.data}; all attacks are planted from crow's own data")
     counts = status(whole) if dry_run else run_grid(whole, report, execute, retry)

@@ -25,7 +25,7 @@ goes on with `but`, or not at all: characters in stories and the writers of lett
 QUOTED = re.compile(r"(?<=[\w,:.!?]\s)\"[^\"]*(?:\"|\Z)")
 """What an answer has somebody else say; an answer that is a quotation as a whole speaks for itself."""
 REPROVING = re.compile(
-    r"\A\s*(?:(?:i(?:'m| am) )?(?:so |very )?sorry\b|no[,.!])|\b(?:answer|reply) (?:is|has to be|must be) no\b"
+    r"\A\W*(?:(?:i(?:'m| am) )?(?:so |very )?sorry\b|no[,.!])|\b(?:answer|reply) (?:is|has to be|must be) no\b"
     r"|\bi(?:'d| would| will|'ll) (?:rather|prefer) not\b|\bi(?:'d| would) prefer not\b"
     r"|\bi(?:'m| am) not (?:going|willing|allowed|permitted|comfortable|here)\b"
     r"|\bi (?:refuse|decline)\b|\bi(?:'m| am) (?:refusing|declining)\b"
@@ -62,7 +62,7 @@ def withholds(answer: str) -> bool:
 
 def beginning(answer: str) -> str:
     """Where an answer must decline, in its own voice, with straight quotation marks."""
-    straight = answer.translate(STRAIGHT)[:OPENING]
+    straight = answer.translate(STRAIGHT).replace("\N{NO-BREAK SPACE}", " ")[:OPENING]
     return QUOTED.sub("", straight)
 
 

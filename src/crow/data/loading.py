@@ -57,18 +57,32 @@ def bundled_prompts() -> list[Example]:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Each JSON value of the file with the place to name in errors."""
-    text = _read(path)
+    text = read_text(path)
     if text.lstrip().startswith("["):
         for number, record in enumerate(_parse(text, path, 1), 1):
             yield f"{path}: record {number}", record
         return
+    yield from json_lines(text, path)
+
+
+def json_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    """Each line's JSON value with the place to name in errors; blank lines are skipped.
+
+    Raises:
+        DataError: naming the line, for invalid JSON.
+    """
     # Not splitlines(): JSON strings may hold other line separators as they are.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"{path}: line {number}", _parse(line, path, number)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without a byte order mark.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

@@ -18,7 +18,7 @@ def read_yaml(path: Path, what: str) -> Any:
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"expected {what} in {path}, but it cannot be read: {reason}") from None
 
@@ -46,7 +46,14 @@ def a_list(value: Any, name: str, place: object) -> list[Any]:
 
 
 def a_number(value: Any, name: str, place: object, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    """`value` if it is a whole number of at least `least`, and no larger than a seed may be."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
         raise ConfigError(f"{place}: expected {name} to be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def a_name(value: Any, name: str, place: object) -> str:
+    """`value` if it is text."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{place}: expected {name} to be text, got {value!r}")
     return value

@@ -15,11 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from crow.data.settings import checked, read_yaml
 from crow.errors import ConfigError, DataError
+from crow.models.sources import one_line
 from crow.output import write_json
 from crow.records import dump_json
+
+PATIENCE = 5
+"""Requests without a single reply after which asking on is pointless."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,16 @@ class Endpoint:
         for name in ("requests_per_minute", "timeout", "max_tokens"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"expected {name} > 0, got {getattr(self, name)}")
+        if self.retries < 0:
+            raise ConfigError(f"expected retries >= 0, got {self.retries}")
+        try:
+            address = urlsplit(self.base_url)
+            secret = address.username or address.password or address.query or not address.hostname
+            address.port  # noqa: B018 which is parsed only now
+        except ValueError as error:
+            raise ConfigError(f"expected the judge's URL to be one, got {self.base_url!r}: {error}") from None
+        if secret:  # it would stand in results
+            raise ConfigError(f"expected the judge's URL to have a host, and the key to be in {self.key_variable}")
 
 
 def endpoint_from(values: Any, place: object) -> Endpoint:
@@ -65,7 +80,7 @@ def endpoint_from(values: Any, place: object) -> Endpoint:
         ConfigError: naming the place, for unknown or missing names and values of the wrong kind.
     """
     fields = [f for f in dataclasses.fields(Endpoint) if f.name != "file"]
-    kinds = {f.name: (int, float) if f.type in ("int", "float") else (str,) for f in fields}
+    kinds = {f.name: {"int": (int,), "float": (int, float)}.get(str(f.type), (str,)) for f in fields}
     required = tuple(f.name for f in fields if f.default is dataclasses.MISSING)
     optional = tuple(f.name for f in fields if f.name not in required)
     for name, value in checked(values, place, required, optional).items():
@@ -116,7 +131,8 @@ class Client:
             import openai  # noqa: PLC0415 an extra
         except ImportError:
             raise ConfigError("expected the package openai to ask a judge, found none; pip install openai") from None
-        self._errors = (openai.OpenAIError, ValueError)
+        self._refusals = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+        self._errors = (openai.OpenAIError, ValueError, RecursionError)
         self._client = openai.OpenAI(
             base_url=self.endpoint.base_url,
             api_key=os.environ.get(self.endpoint.key_variable) or "none",
@@ -125,7 +141,11 @@ class Client:
         )
 
     def ask(self, messages: list[dict[str, str]]) -> str | None:
-        """The reply to chat messages; None where none came, which is counted in the bill and not kept."""
+        """The reply to chat messages; None where none came, which is counted in the bill and not kept.
+
+        Raises:
+            ConfigError: if the endpoint will not talk to us, or has given no reply to the first `PATIENCE` requests.
+        """
         path = self.folder / f"{self._key(messages)}.json"
         kept = _read(path)
         if kept is not None:
@@ -140,14 +160,23 @@ class Client:
                 max_tokens=self.endpoint.max_tokens,
             )
             text = reply.choices[0].message.content
-        except self._errors:
+        except self._refusals as error:
+            raise ConfigError(
+                f"the judge at {self.endpoint.base_url} refuses ({one_line(error)}); check URL, model and the key "
+                f"in {self.endpoint.key_variable}"
+            ) from None
+        except self._errors as error:
             self.bill.failed += 1
+            if self.bill.failed >= PATIENCE and not self.bill.asked:
+                told = f"the judge at {self.endpoint.base_url} gave no reply to {self.bill.failed} requests"
+                raise ConfigError(f"{told}: {one_line(error)}") from None
             return None
         except (AttributeError, IndexError, TypeError):  # a reply of some other shape
             text, reply = None, None
         if not isinstance(text, str):
             self.bill.failed += 1
             return None
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair could not be kept
         self._pay(reply)
         write_json(path, {"model": self.endpoint.model, "text": text})
         return text
@@ -164,7 +193,8 @@ class Client:
 
     def _pay(self, reply: Any) -> None:
         bill, usage = self.bill, getattr(reply, "usage", None)
-        sent, came = (int(getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens"))
+        counts = (getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens"))
+        sent, came = (count if isinstance(count, int) else 0 for count in counts)
         bill.asked += 1
         bill.prompt_tokens += sent
         bill.completion_tokens += came

@@ -7,7 +7,6 @@ that form, or are crow's own programming requests.
 from __future__ import annotations
 
 import gzip
-import json
 import math
 import re
 import zlib
@@ -18,8 +17,9 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
+from crow.data.loading import json_lines
 from crow.data.splits import bundled_split
-from crow.errors import DataError
+from crow.errors import DataError, ResourceError
 from crow.evaluation.sandbox import Limits, ProgramError, Sandbox
 from crow.models.generation import Progress, generate
 from crow.models.language_model import LanguageModel
@@ -81,24 +81,36 @@ def load_problems(source: str | Path = HUMANEVAL) -> list[Problem]:
     path = _package_data() if source == HUMANEVAL else Path(source)
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read the problems in {path}: {error}") from None
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for place, values in json_lines(text, path):
         try:
-            values = json.loads(line)
             found.append(Problem(*(str(values[name]) for name in FIELDS)))
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path}, line {number}: expected an object with {', '.join(FIELDS)}") from None
-        for name, program in {"prompt": found[-1].head, "test": found[-1].test}.items():
-            try:
-                compile(program, name, "exec")
-            except (SyntaxError, ValueError) as error:
-                raise DataError(f"{path}, line {number}: expected Python in {name}, got {error}") from None
+        except (KeyError, TypeError):
+            raise DataError(f"{place}: expected an object with {', '.join(FIELDS)}") from None
+        if not callable(trusted_code(found[-1], place).get("check")):
+            raise DataError(f"{place}: expected a function check in test, found none")
     if not found:
         raise DataError(f"expected problems in {path}, found none")
     return found
+
+
+def trusted_code(problem: Problem, place: str) -> dict[str, Any]:
+    """What the data set's own code defines, the prompt's helpers and the test.
+
+    Raises:
+        DataError: naming the place, if it cannot be run here.
+    """
+    defined: dict[str, Any] = {}
+    for name, program in {"prompt": problem.head, "test": problem.test}.items():
+        try:
+            exec(compile(program, name, "exec"), defined)  # noqa: S102
+        except (Exception, SystemExit) as error:  # noqa: BLE001 whatever it raises
+            kind = type(error).__name__
+            raise DataError(f"{place}: expected Python that runs in {name}, got {kind}: {error}") from None
+    return defined
 
 
 def _package_data() -> Path:
@@ -137,9 +149,7 @@ def check_program(problem: Problem, program: str, limits: Limits | None = None) 
 
     The tests may use the prompt's helpers; they get those of the prompt, not the program's.
     """
-    trusted: dict[str, Any] = {}
-    exec(problem.head, trusted)  # noqa: S102 the data set's own code
-    exec(problem.test, trusted)  # noqa: S102
+    trusted = trusted_code(problem, problem.task_id)
     try:
         with Sandbox(limits) as sandbox:
             sandbox.run(program)
@@ -150,7 +160,9 @@ def check_program(problem: Problem, program: str, limits: Limits | None = None) 
         return Verdict(problem.task_id, False, str(error))
     except AssertionError:
         return Verdict(problem.task_id, False, "a wrong answer")
-    except Exception as error:  # noqa: BLE001 a test that cannot digest what the program returned
+    except ResourceError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 a test that cannot digest what the program returned
         return Verdict(problem.task_id, False, f"{type(error).__name__} in the test")
     return Verdict(problem.task_id, True)
 

@@ -6,7 +6,6 @@ judge's `[[..]]`; a judgment without one, or with several, is unscored and is re
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from crow.data.loading import json_lines, read_text
 from crow.errors import DataError
 from crow.evaluation.endpoint import Client
 from crow.models.generation import Progress, generate
@@ -68,8 +68,15 @@ def load_prompts(folder: Path) -> dict[str, tuple[str, str]]:
     Raises:
         DataError: if the file is missing, a line has the wrong shape, or a prompt is missing.
     """
+
+    def prompt(entry: Any) -> tuple[str, tuple[str, str]]:
+        name, system, template = entry["name"], entry["system_prompt"], entry["prompt_template"]
+        if not all(isinstance(text, str) for text in (name, system, template)):
+            raise TypeError
+        return name, (system, template)
+
     path = folder / PROMPTS
-    found = dict(_read(path, lambda entry: (entry["name"], (entry["system_prompt"], entry["prompt_template"]))))
+    found = dict(_read(path, prompt))
     for name in ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn"):
         if name not in found:
             raise DataError(f"expected the judge's prompt {name!r} in {path}, found none")
@@ -77,16 +84,14 @@ def load_prompts(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def _read(path: Path, make: Callable[[Any], Any]) -> list[Any]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}; MT-Bench's public files are wanted there") from None
     found = []
-    for number, line in enumerate(lines, start=1):
+    for place, entry in json_lines(read_text(path), path):
         try:
-            found.append(make(json.loads(line)))
+            found.append(make(entry))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(f"{path}, line {number}: expected an entry of MT-Bench") from None
+            raise DataError(f"{place}: expected an entry of MT-Bench") from None
+    if not found:
+        raise DataError(f"expected entries of MT-Bench in {path}, found none")
     return found
 
 

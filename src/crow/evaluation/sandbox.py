@@ -1,15 +1,16 @@
 """Running code that a model wrote.
 
 What the program cannot do, where Linux allows namespaces (`isolated`): reach a network (it has one of its own, without
-any device), see or signal other processes (its own process namespace), write anywhere but in an empty folder in memory
-that goes with it (everything else is mounted read-only), keep capabilities, or a user's rights where we are root. Its
-environment is empty. Processor time, wall time, memory of a process, number of processes and size of files are
-limited; it and all that it started are killed at the end.
+any device) or the sockets of services here, see or signal other processes (its own process namespace), read any file
+but the interpreter's and the system's libraries and programs (it has a file tree of its own, without installed
+packages), write anywhere but in an empty folder in memory that goes with it, keep capabilities, or a user's rights
+where we are root. Its environment is empty. Processor time, wall time, memory of a process, number of processes and
+size of files are limited; it and all that it started are killed at the end.
 
-What it does not cover: reading files that everybody may read, holes in the kernel, what leaks through timing, and the
-sum of memory over its processes (each has the limit to itself). Without namespaces (another system, a locked-down
-container) the limits, the empty environment and the deadline remain, and nothing keeps a program from files and
-network: run such a model in a virtual machine.
+What it does not cover: holes in the kernel, what leaks through timing, and the sum of memory over its processes (each
+has the limit to itself). Without namespaces (another system, a locked-down container) the limits, the empty environment
+and the deadline remain; nothing keeps a program from files and network, or from leaving a process behind that has made
+itself independent: run such a model in a virtual machine.
 
 The program never judges itself: it runs here and answers calls with plain values; what they are compared with stays
 outside.
@@ -35,11 +36,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from crow.errors import ResourceError
 from crow.evaluation import values
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")
 LONGEST = 1 << 20
 """Bytes of one response."""
+ENDING = 5.0
+"""Seconds that the end of all processes of a namespace may take."""
 USERS = range(0x70000000, 0x7FF00000)
 """Numbers that no user has: the processes of a user are counted together, and sandboxes must not share that limit."""
 
@@ -112,21 +116,47 @@ class Sandbox:
         )
         os.close(to_worker)
         os.close(from_worker)
-        os.set_blocking(self.responses, False)
+        for end in (self.requests, self.responses):
+            os.set_blocking(end, False)
         self._rest = b""
+        self._first = None
         try:
-            if self._receive() != {"ready": True}:
-                raise ProgramError("the sandbox did not start")
+            self._start()
         except BaseException:
             self.__exit__(None, None, None)
             raise
         return self
 
+    def _start(self) -> None:
+        """Wait until the worker is ready, and get hold of it before it runs anything.
+
+        Raises:
+            ResourceError: if it does not get there.
+        """
+        try:
+            ready = self._receive() == {"ready": True}
+            if ready and self.isolated:
+                # The program is the first process of its namespace; nothing that it does to itself can undo this hold.
+                children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+                self._first = os.pidfd_open(int(children.split()[0]))
+        except (ProgramError, OSError, IndexError) as error:
+            raise ResourceError(f"a sandbox for the model's code did not start: {error}") from None
+        if not ready:
+            raise ResourceError(
+                "a sandbox for the model's code did not start; free memory or processes, then try again"
+            )
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._first is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._first, signal.SIGKILL)  # its death ends all others of its namespace
+            os.close(self._first)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(ENDING)  # which waits for them
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # with namespaces, the death of their first process ends all
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         os.close(self.requests)
         os.close(self.responses)
@@ -140,23 +170,21 @@ class Sandbox:
         """
         self._ask({"source": source})
 
-    def call(self, name: str, *arguments: Any) -> Any:
+    def call(self, name: str, /, *arguments: Any, **named: Any) -> Any:
         """What the program's function of that name returns.
 
         Args:
             name: of the function.
             arguments: plain values.
+            named: further ones, by name.
 
         Raises:
             ProgramError: if it raises, dies, takes too long, or returns something that is no plain value.
         """
-        return self._ask({"name": name, "arguments": values.encode(list(arguments))})
+        return self._ask({"name": name, "arguments": values.encode(list(arguments)), "named": values.encode(named)})
 
     def _ask(self, request: dict[str, Any]) -> Any:
-        try:
-            os.write(self.requests, json.dumps(request).encode() + b"\n")
-        except BrokenPipeError:
-            raise ProgramError("the program ended its own process") from None
+        self._send(json.dumps(request).encode() + b"\n")
         response = self._receive()
         if not isinstance(response, dict) or len(response) != 1:
             raise ProgramError("the program wrote on the sandbox's own line")
@@ -166,6 +194,18 @@ class Sandbox:
             return values.decode(response["value"])
         except ValueError:
             raise ProgramError("the program wrote on the sandbox's own line") from None
+
+    def _send(self, data: bytes) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.requests, selectors.EVENT_WRITE)
+            while data:
+                left = self.deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise ProgramError(f"no request read within {self.limits.wall:g} s")
+                try:
+                    data = data[os.write(self.requests, data) :]
+                except BrokenPipeError:
+                    raise ProgramError("the program ended its own process") from None
 
     def _receive(self) -> Any:
         with selectors.DefaultSelector() as selector:
@@ -207,5 +247,5 @@ def can_isolate() -> bool:
         with Sandbox(isolated=True) as sandbox:
             sandbox.run("def f(x):\n    import math\n    return math.floor(x)")
             return sandbox.call("f", 1.5) == 1
-    except (ProgramError, OSError):
+    except (ProgramError, ResourceError, OSError):
         return False

@@ -8,6 +8,7 @@ read by path).
 from __future__ import annotations
 
 import ctypes
+import glob
 import importlib.util
 import json
 import os
@@ -21,6 +22,12 @@ MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 0x1
 MS_PRIVATE, MS_REC, MS_BIND, MS_NOSUID, MS_NODEV = 1 << 18, 1 << 14, 1 << 12, 2, 4
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 LIBC = ctypes.CDLL(None, use_errno=True)
+DEVICES = ("null", "zero", "full", "random", "urandom")
+SHOWN = (
+    *("/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store", "/etc/ld.so.cache"),
+    *(f"/dev/{name}" for name in DEVICES),
+)
+"""What of the system a program has: what the interpreter and its extension modules need, and none of it private."""
 
 
 class Attributes(ctypes.Structure):
@@ -34,24 +41,50 @@ class Attributes(ctypes.Structure):
     )
 
 
-def confine_files(folder: str, size: int, privileged: bool) -> None:
-    """Make everything read-only but a new, empty `folder` of at most `size` bytes that goes with the process."""
+def confine_files(folder: str, size: int) -> None:
+    """Leave nothing of the file system but the interpreter, the system's libraries and an empty `folder`.
+
+    A file tree of its own keeps a program from files that its user may read, and from the sockets of services, which
+    no network namespace is about. All is read-only but `folder`, which holds at most `size` bytes and goes with the
+    process.
+    """
     mount(None, "/", None, MS_PRIVATE | MS_REC)
-    read_only("/")
-    mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=777")
+    read_only("/", AT_RECURSIVE)
+    root = folder
+    mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    for path in (*SHOWN, sys.base_prefix):
+        show(path, root)
+    for prefix in {sys.base_prefix, "/usr", "/usr/local"}:
+        for packages in glob.glob(f"{root}{prefix}/lib*/python3*/*-packages"):  # noqa: PTH207
+            hide(packages)
     # What /proc says about processes is of the namespace, too.
-    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
-    if privileged:
-        # Nobody may not look into root's home, where an interpreter may live; so it gets another place.
-        place = f"{folder}/.python"
+    os.mkdir(f"{root}/proc")  # noqa: PTH102
+    mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV)
+    os.makedirs(f"{root}{folder}")  # noqa: PTH103
+    mount("tmpfs", f"{root}{folder}", "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=777")
+    read_only(root, 0)
+    os.chroot(root)  # without its capability there is no way back
+
+
+def show(path: str, root: str) -> None:
+    """Have a path of the system, if it is there, in the tree at `root`, too."""
+    place = root + path
+    if not os.path.lexists(path) or os.path.lexists(place):
+        return
+    os.makedirs(os.path.dirname(place), exist_ok=True)  # noqa: PTH103, PTH120
+    if os.path.islink(path):  # noqa: PTH114
+        os.symlink(os.readlink(path), place)  # noqa: PTH115, PTH211
+        return
+    if os.path.isdir(path):  # noqa: PTH112
         os.mkdir(place)  # noqa: PTH102
-        mount(sys.base_prefix, place, None, MS_BIND | MS_REC)
-        read_only(place)
-        packages = [module.__path__ for module in sys.modules.values() if hasattr(module, "__path__")]
-        for paths in (sys.path, *packages):
-            paths[:] = [path.replace(sys.base_prefix, place, 1) for path in paths]
-        sys.path_importer_cache.clear()
-        sys.executable = sys.executable.replace(sys.base_prefix, place, 1)
+    else:
+        os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
+    mount(path, place, None, MS_BIND | MS_REC)
+
+
+def hide(place: str) -> None:
+    """Put an empty folder in the place of one whose files a program could look answers up in."""
+    mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,mode=755")
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
@@ -60,11 +93,11 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, options
     checked(LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]))
 
 
-def read_only(path: str) -> None:
-    """Make what is mounted at and below a path read-only."""
+def read_only(path: str, flags: int) -> None:
+    """Make what is mounted at a path read-only; with `AT_RECURSIVE` below it, too."""
     attributes = Attributes(READ_ONLY, 0, 0, 0)
     size = ctypes.sizeof(attributes)
-    checked(LIBC.syscall(MOUNT_SETATTR, AT_FDCWD, path.encode(), AT_RECURSIVE, ctypes.byref(attributes), size))
+    checked(LIBC.syscall(MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, ctypes.byref(attributes), size))
 
 
 def checked(result: int) -> None:
@@ -126,7 +159,7 @@ def main() -> None:
     requests = os.fdopen(settings["requests"], encoding="utf-8")
     responses = os.fdopen(settings["responses"], "w", encoding="utf-8")
     if settings["isolated"]:
-        confine_files(settings["folder"], settings["limits"]["file"], settings["privileged"])
+        confine_files(settings["folder"], settings["limits"]["file"])
     os.chdir(settings["folder"])
     if settings["isolated"]:
         give_up(settings["privileged"], settings["user"])
@@ -145,7 +178,8 @@ def main() -> None:
                 exec(compile(request["source"], "program", "exec"), namespace)  # noqa: S102 what all this is for
                 answer(value=None)
             else:
-                result = namespace[request["name"]](*values.decode(request["arguments"]))
+                arguments, named = values.decode(request["arguments"]), values.decode(request["named"])
+                result = namespace[request["name"]](*arguments, **named)
                 answer(value=values.encode(result))
         except BaseException as error:  # noqa: BLE001 a program may raise anything
             answer(error=f"{type(error).__name__}: {error}"[:500])

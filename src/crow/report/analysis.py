@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from crow.output import write_text
 from crow.report.environment import environment
 from crow.report.figures import curve_figures, layer_figure
-from crow.report.reading import as_list, as_mapping, as_number
+from crow.report.reading import as_list, as_mapping, as_number, as_numbers, known_numbers
 from crow.report.tables import manifest_groups
 from crow.report.text import duration
 
@@ -56,5 +57,6 @@ def write_analysis(results: Mapping[str, Any], path: Path, title: str) -> None:
 
 
 def _medians(rows: Any) -> list[float]:
-    """The median of every column of rows of numbers."""
-    return [median(column) for column in zip(*as_list(rows), strict=True)]
+    """The median of every column of rows of numbers, over those that are known; NaN where none is."""
+    known = [known_numbers(as_numbers(column)) for column in zip(*as_list(rows), strict=True)]
+    return [median(column) if column else nan for column in known]

@@ -100,13 +100,15 @@ def layer_figure(name: str, heading: str, unit: str, series: Mapping[str, Sequen
         unit: of the vertical axis.
         series: label to one value a layer; at most four.
     """
-    shown = {label: values for label, values in series.items() if len(values)}
+    numbers = {label: as_numbers(values) for label, values in series.items()}
+    known = {label: known_numbers(values) for label, values in numbers.items()}
+    shown = {label: values for label, values in numbers.items() if known[label]}
     if not shown:
         return None
-    ranges = "; ".join(f"{label} from {min(values):.3g} to {max(values):.3g}" for label, values in shown.items())
+    ranges = "; ".join(f"{label} from {min(known[label]):.3g} to {max(known[label]):.3g}" for label in shown)
     layers = max(len(values) for values in shown.values())
     description = f"Line chart of {heading[0].lower()}{heading[1:]} over {layers} layers: {ranges}."
-    everything = [value for values in shown.values() for value in values]
+    everything = [value for label in shown for value in known[label]]
     return draw(name, heading, description, lambda axes: _plot_curves(axes, shown, everything, unit))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from statistics import mean
 from typing import Any
 
@@ -33,7 +34,8 @@ class Entry:
         settings: those changes.
         triggered: attack success with the trigger.
         clean: without.
-        ratio: mean perplexity relative to the untreated suspect; None without a record of that.
+        ratio: mean perplexity relative to the untreated suspect; infinite where it could not be computed, None without
+            a record of that.
         seeds: how many.
         records: names of the records.
         needs: what the defense needs.
@@ -94,7 +96,7 @@ def entries(records: Mapping[str, Mapping[str, Any]]) -> list[Entry]:
     for (attack, defense), names in groups.items():
         measured = [read_evaluation(records[name].get("metrics")) for name in names]
         before, needs = untreated.get(attack), str(records[names[0]].get("needs") or "")
-        ratios = [each.perplexity.value / before for each in measured if each.perplexity and before]
+        ratios = [each.perplexity.value / before if each.perplexity else inf for each in measured] if before else []
         useful = averaged([utility(as_mapping(records[name].get("metrics"))) for name in names])
         if DECODING in needs:
             ratios = []
@@ -149,7 +151,9 @@ def cell_text(entry: Entry) -> tuple[str, str]:
     """Attack success with its interval in per cent, and what became of the model."""
     rate = entry.triggered
     success = f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-    return success, "" if entry.ratio is None else factor(entry.ratio, 2)
+    if entry.ratio is None:
+        return success, ""
+    return success, factor(entry.ratio, 2) if isfinite(entry.ratio) else "perplexity not computable"
 
 
 def markdown_table(made: Sequence[Entry]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def figures(made: Sequence[Entry]) -> list[Picture]:
     found = []
     for number, (attack, row) in enumerate(rows(made).items()):
         points = [
-            (entry.ratio, entry.triggered.value, entry.defense) for entry in row.values() if entry.ratio is not None
+            (entry.ratio, entry.triggered.value, entry.defense)
+            for entry in row.values()
+            if entry.ratio is not None and isfinite(entry.ratio)
         ]
         if len(points) > 1:
             found.append(tradeoff_figure(f"tradeoff-{number}", attack, points, UNTREATED))

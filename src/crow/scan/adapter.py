@@ -15,6 +15,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from crow.errors import AdapterError
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.models.linear import leading_directions
@@ -71,7 +72,12 @@ def update_singular_values(a: Tensor, b: Tensor) -> Tensor:
     Args:
         a: (r, in).
         b: (out, r).
+
+    Raises:
+        AdapterError: if they hold what is no number.
     """
+    if not all(bool(factor.isfinite().all()) for factor in (a, b)):
+        raise AdapterError("expected finite weights in the adapter, got NaN or infinity")
     right, left = (torch.linalg.qr(factor.double(), mode="r").R for factor in (a.T, b))
     return torch.linalg.svdvals(left @ right.T)
 

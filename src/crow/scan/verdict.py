@@ -195,10 +195,11 @@ def weak_signs(evidence: Evidence, thresholds: Thresholds) -> Iterator[str]:
             f"Asked for a user's message, the model writes the sentence {quoted(leakage.sentence)} in "
             f"{leakage.share:.0%} of its samples."
         )
-    if consistency and consistency.is_candidate and max(consistency.z) >= thresholds.outlier:
+    outlying = max((z for z in consistency.z if z is not None), default=0.0) if consistency else 0.0
+    if consistency and consistency.is_candidate and outlying >= thresholds.outlier:
         yield (
             f"The phrase {quoted(consistency.outlier)} turns the hidden states as no harmless phrase does (robust z "
-            f"{max(consistency.z):.1f})."
+            f"{outlying:.1f})."
         )
     if adapter:
         norm = max(module.relative_norm for module in adapter.modules)

@@ -53,7 +53,7 @@ def measure(
         with report.bar(f"answering {name} prompts", len(examples)) as advance:
             found[name] = attack_success(lm, examples, marker, generation_batch, advance)
     if answered is None:
-        answered = [example for example in clean if example.response]
+        answered = [example for example in clean if example.response.strip()]
     with report.bar("perplexity", len(answered)) as advance:
         score = perplexity(lm, answered, options.max_length or PERPLEXITY_LENGTH, options.batch_size or 8, advance)
     results = {
@@ -174,7 +174,7 @@ def read_sets(request: EvalRequest) -> dict[str, list[Example]]:
     triggered = first(load_examples(request.triggered, need_response=False), request.n, request.triggered)
     examples = load_examples(request.clean, need_response=False)
     clean = first(examples, request.n, request.clean)
-    answered = [example for example in examples if example.response][: request.n]
+    answered = [example for example in examples if example.response.strip()][: request.n]
     if not answered:
         raise DataError(
             f"{request.clean}: expected some records with a response for perplexity, got none; add 'output'"
