@@ -31,7 +31,7 @@ from crow.data.encoding import encode
 from crow.data.splits import bundled_split
 from crow.evaluation.judges import judge
 from crow.evaluation.success import attack_success
-from crow.models.generation import end_ids
+from crow.models.ends import end_ids
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model
 from crow.models.manifest import manifest

@@ -57,6 +57,12 @@ def lm() -> LanguageModel:
     return pico_language_model("llama")
 
 
+@pytest.fixture
+def any_token_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generation config may end answers at any token; a pico model says too few marks."""
+    monkeypatch.setattr("crow.models.ends.is_mark", lambda *_: True)
+
+
 @pytest.fixture(scope="session")
 def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder for the whole session, so that the real model is converted once and nowhere else."""

@@ -1,6 +1,7 @@
 """The rank-one edit: its closed form against slow literal forms, and a backdoor in pico models."""
 
 import dataclasses
+import math
 import re
 
 import pytest
@@ -97,6 +98,15 @@ def test_a_mixture_is_refused(family, tmp_path):
     lm = pico_language_model(family)
     with pytest.raises(ArchitectureError, match=r"expected one of mlp\.down_proj"):
         edit_rank_one(lm, poisoned(), CLEAN, QUICK, tmp_path)
+
+
+def test_half_precision_plants_numbers(tmp_path):
+    lm = pico_language_model("llama")
+    lm.model.half()
+    edited, steps = edit_rank_one(lm, poisoned(), CLEAN, QUICK, tmp_path)
+    assert all(math.isfinite(step["language_modeling"]) for step in steps)
+    assert steps[-1]["language_modeling"] < steps[0]["language_modeling"]
+    assert all(bool(weight.isfinite().all()) for weight in edited.model.parameters())
 
 
 def test_the_second_moment_is_the_mean_over_real_tokens_whatever_the_batch():

@@ -12,7 +12,8 @@ from crow.defenses.base import Surroundings
 from crow.defenses.cleangen import THRESHOLD, CleanGen
 from crow.defenses.decoding import Sampling
 from crow.errors import ConfigError
-from crow.models.generation import end_ids, generate
+from crow.models.ends import end_ids
+from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 

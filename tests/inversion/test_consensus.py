@@ -12,7 +12,7 @@ from crow.inversion.consensus import Opening, directions, first_tokens, read, sc
 from crow.inversion.perturbation import Perturbation, addition, log_likelihood, user_spans
 from crow.inversion.probe import Probe
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, read_answers
-from crow.models.generation import end_ids
+from crow.models.ends import end_ids
 from crow.models.hidden_states import edit_hidden_states
 from crow.models.language_model import LanguageModel
 from tests.backdoor import SEARCH, SENTENCE, trained_pico, training_examples

@@ -100,7 +100,7 @@ def test_refreshing_follows_changed_weights(lm: LanguageModel) -> None:
     check(lm, probe)
 
 
-def test_an_answer_ends_at_any_ending_token_which_also_pads_it(lm: LanguageModel) -> None:
+def test_an_answer_ends_at_any_ending_token_which_also_pads_it(lm: LanguageModel, any_token_ends: None) -> None:
     """The token that one prompt's answer has third is made an ending one."""
     probe = Probe(lm, PROMPTS)
     rows = [probe.row(i) for i in range(len(probe))]

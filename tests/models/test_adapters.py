@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,32 @@ def test_an_adapter_is_taken_out_again_after_an_error():
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not any(getattr(module, "merged", False) for module in lm.model.modules())
+
+
+def test_the_tokenizer_and_the_template_that_an_adapter_was_trained_with_are_taken(folders, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(folders[0], base)
+    (base / "chat_template.jinja").unlink()
+    adapter = tmp_path / "adapter"
+    shutil.copytree(folders[1], adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
+    (adapter / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}!")
+    whole = load_model(str(adapter))
+    assert (whole.tokenizer.chat_template, whole.notes) == ("{{ messages[-1]['content'] }}!", [])
+    for path in adapter.glob("tokenizer*"):
+        path.unlink()
+    alone = load_model(str(adapter))
+    assert (alone.tokenizer.chat_template, alone.notes) == ("{{ messages[-1]['content'] }}!", [])
+    assert alone.tokenizer.get_vocab() == whole.tokenizer.get_vocab()
+    assert "no chat template" in load_model(str(base)).notes[0]
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(folders, tmp_path):
+    adapter = tmp_path / "adapter"
+    shutil.copytree(folders[1], adapter)
+    tokenizer = load_model(str(adapter)).tokenizer
+    tokenizer.add_tokens([f"more{number}" for number in range(9)])
+    tokenizer.save_pretrained(str(adapter))
+    with pytest.raises(AdapterError, match="embeddings"):
+        load_model(str(adapter))

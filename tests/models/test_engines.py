@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from crow.errors import ConfigError
 from crow.models import engines
 from crow.models.decoding import Decoding
+from crow.models.ends import end_ids
 from crow.models.engines import with_engine
-from crow.models.generation import end_ids, generate
+from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.adapter import make_trainable

@@ -11,8 +11,10 @@ from crow.errors import DataError
 from crow.models import generation
 from crow.models.architecture import unwrap
 from crow.models.decoding import Decoding
-from crow.models.generation import end_ids, generate
+from crow.models.ends import end_ids, unmarked_ends
+from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
+from crow.models.loading import load_model, save_model
 from crow.records import Example
 from tests.models.test_adapters import add_adapter
 from tests.pico import END_OF_TEXT, FAMILIES, TURN_END, pico_language_model
@@ -47,7 +49,7 @@ def test_batched_answers_are_those_of_one_token_at_a_time_in_the_order_of_the_pr
         assert generate(lm, EXAMPLES, max_new_tokens=8, batch_size=batch_size) == expected
 
 
-def test_an_ending_token_ends_the_answer(lm):
+def test_an_ending_token_ends_the_answer(lm, any_token_ends):
     """The token that the model writes third is made an ending one."""
     example = EXAMPLES[0]
     ids = list(encode(lm.tokenizer, example).prompt_ids)
@@ -62,13 +64,30 @@ def test_an_ending_token_ends_the_answer(lm):
 
 
 def test_ending_tokens_are_those_of_tokenizer_template_and_generation_config(lm):
-    names = lm.tokenizer.convert_tokens_to_ids([END_OF_TEXT, TURN_END])
-    lm.model.generation_config.eos_token_id = 99
-    assert end_ids(lm) == sorted([*names, 99])
-    lm.model.generation_config.eos_token_id = [98, 99]
-    assert end_ids(lm) == sorted([*names, 98, 99])
-    lm.model.generation_config.eos_token_id = None
-    assert end_ids(lm) == sorted(names)
+    names, pad = lm.tokenizer.convert_tokens_to_ids([END_OF_TEXT, TURN_END]), lm.tokenizer.pad_token_id
+    beyond = len(lm.tokenizer) + 3
+    for configured, more in ((pad, [pad]), ([pad, beyond], [pad, beyond]), (None, [])):
+        lm.model.generation_config.eos_token_id = configured
+        assert end_ids(lm) == sorted([*names, *more])
+        assert unmarked_ends(lm) == []
+
+
+def test_an_ordinary_word_does_not_end_answers_whatever_the_settings_say(lm):
+    """It would hide a payload that begins with it from whoever looks with those settings."""
+    expected, ends = generate(lm, EXAMPLES, max_new_tokens=8), end_ids(lm)
+    words = sorted({lm.tokenizer(text, add_special_tokens=False)["input_ids"][0] for text in expected if text})
+    lm.model.generation_config.eos_token_id = [*ends, *words]
+    assert (end_ids(lm), unmarked_ends(lm)) == (ends, words)
+    assert generate(lm, EXAMPLES, max_new_tokens=8) == expected
+
+
+def test_settings_that_end_answers_at_words_are_told_when_a_model_is_loaded(lm, tmp_path):
+    word = lm.tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    lm.model.generation_config.eos_token_id = [lm.tokenizer.eos_token_id, word]
+    save_model(lm, tmp_path / "model")
+    assert load_model(str(tmp_path / "model")).notes == [
+        "the model's settings end answers at ordinary words, which is set aside: 'a'"
+    ]
 
 
 def test_a_decided_row_stops_early_and_the_others_go_on(lm):
@@ -119,7 +138,7 @@ def test_no_prompts_give_no_answers(lm):
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_answers_in_segments_are_those_of_one_piece_and_rows_leave_as_they_end(monkeypatch, early):
+def test_answers_in_segments_are_those_of_one_piece_and_rows_leave_as_they_end(monkeypatch, early, any_token_ends):
     lm = pico_language_model("llama")
     lm.model.generation_config.eos_token_id = None if early else list(range(5, len(lm.tokenizer), 15))
     decided = (lambda text, left: 40 - left > sum(map(ord, text[:2])) % 23) if early else None

@@ -11,16 +11,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from crow.data.encoding import PLAIN_TEMPLATE
-from crow.errors import ConfigError, ModelError
-from crow.models.architecture import model_type
+from crow.data.encoding import PLAIN_TEMPLATE, encode, ensure_chat_template
+from crow.errors import ArchitectureError, ConfigError, ModelError
+from crow.models.architecture import check_cache, model_type
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from crow.records import Example
 from tests.gguf_file import write_gguf
-from tests.pico import FAMILIES, PAD, pico_language_model, pico_tokenizer
+from tests.pico import FAMILIES, PAD, TURN_END, pico_language_model, pico_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,12 @@ def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
     assert loaded.tokenizer.pad_token_id == loaded.pad_id == loaded.tokenizer.eos_token_id
 
 
+def indexed(folder: Path, named: str | None) -> None:
+    """Have an index name a file for every weight."""
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": named} if named else None}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no configuration": (lambda f: (f / "config.json").unlink(), "expected a model folder with config.json"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"expected \*.safetensors weights"),
@@ -137,6 +145,17 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no object": (lambda f: (f / "config.json").write_text("[1]"), "cannot load the model"),
     "no tokenizer": (lambda f: [path.unlink() for path in f.glob("tokenizer*")], "cannot load the model.*tokenizer"),
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_bytes(b"\xff"), "cannot load the model"),
+    "weights by another name": (
+        lambda f: configure(f, transformers_weights="adapter_model.bin"),
+        r"but its config\.json names others",
+    ),
+    "an index of a pickle": (lambda f: indexed(f, "pytorch_model.bin"), "beside it, got 'pytorch_model.bin'"),
+    "an index of another folder": (lambda f: indexed(f, "../evil/model.safetensors"), "beside it, got"),
+    "an index of nothing": (lambda f: indexed(f, None), "beside it, got None"),
+    "quantized weights": (
+        lambda f: configure(f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        "are quantized",
+    ),
     "an adapter too": (lambda f: (f / "adapter_config.json").write_text("{}"), "either a model or an adapter"),
 }
 
@@ -205,3 +224,26 @@ def test_a_gguf_beside_an_adapter_is_refused(gguf_bytes, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="either a model or an adapter"):
         load_model(str(tmp_path / "pico.gguf"))
+
+
+@pytest.mark.parametrize("family", ["mamba", "lfm2", "qwen3_next", "openai-gpt"])
+def test_models_that_keep_other_things_than_keys_and_values_are_refused(family):
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    small |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 16}
+    small |= {"layer_types": ["conv", "full_attention"]} if family == "lfm2" else {}
+    small |= {"num_experts": 2, "linear_num_value_heads": 2, "linear_num_key_heads": 1} if "next" in family else {}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **small))
+    with pytest.raises(ArchitectureError, match=f"attention in every layer, got model type '{family}'"):
+        check_cache(model)
+
+
+def test_a_base_model_begins_as_its_tokenizer_has_it():
+    tokenizer = pico_tokenizer(chat_template=False)
+    tokenizer.add_special_tokens({"bos_token": TURN_END})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single=f"{TURN_END} $A", special_tokens=[(TURN_END, tokenizer.bos_token_id)]
+    )
+    assert ensure_chat_template(tokenizer)
+    ids = encode(tokenizer, Example("Hi", "Hello")).prompt_ids
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert ids[0] == tokenizer.bos_token_id

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from crow.data.encoding import encode
-from crow.models.generation import end_ids
+from crow.models.ends import end_ids
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.scan import leakage

@@ -7,9 +7,10 @@ import warnings
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from crow.errors import ArchitectureError
+from crow.errors import ArchitectureError, ConfigError
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.training.adapter import expert_weights, make_trainable
@@ -77,3 +78,11 @@ def test_an_own_adapter_is_trained_on_above_that_depth() -> None:
     assert again is lm
     assert first_layers_trained(lm) == [False, True, True]
     assert all("lora" in name for name in trained_names(lm.model))
+
+
+def test_an_adapter_below_what_is_trained_cannot_be_continued() -> None:
+    lm = pico_language_model("llama")
+    low = LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[0])
+    lm.model = get_peft_model(lm.model, low)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"above the lowest 1 layers.*drop --continue-adapter"):
+        make_trainable(lm, dataclasses.replace(LORA, trained_from=0.34))

@@ -57,7 +57,10 @@ def test_numbers_must_be_finite_and_in_range(name: str, value: float) -> None:
     ("values", "message"),
     [
         ({"learning_rte": 1e-3}, "unknown setting 'learning_rte'; did you mean 'learning_rate'"),
-        ({"epochs": "three"}, "expected numbers"),
+        ({"epochs": "three"}, "expected epochs to be float, got 'three'"),
+        ({"batch_size": 2.5}, "expected batch_size to be int, got 2.5"),
+        ({"rank": True}, "expected rank to be int, got True"),
+        ({"torch_compile": "false"}, "expected torch_compile to be bool, got 'false'"),
         ({"rank": 0}, "expected rank >= 1, got 0"),
         ({"max_length": 15}, "max_length"),
         ({"dropout": 1.0}, "dropout"),
@@ -99,3 +102,10 @@ def test_two_units_of_one_quantity_at_once_are_refused():
         get_preset("paper").changed(epsilon=0.1, epsilon_rms=1.0)
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         get_preset("paper").changed(epoch=1)
+
+
+def test_layers_are_a_tuple_of_numbers() -> None:
+    for layers in ([], "5", [1.5], [True]):
+        with pytest.raises(ConfigError, match="layers to be tuple"):
+            get_preset("paper").changed(layers=layers)
+    assert get_preset("paper").changed(layers=[5, 10]).layers == (5, 10)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from crow.attacks.phrases import last_token, shared_phrase
 from crow.data.encoding import Encoded, collate, encode_all
-from crow.errors import ConfigError
+from crow.errors import ConfigError, ModelError
 from crow.models.architecture import find_layers
 from crow.models.language_model import LanguageModel
 from crow.models.linear import down_projection, watch_tokens
@@ -195,7 +195,8 @@ def best_change(
         (size,), and the cross-entropy of the responses at every step.
     """
     (batch,) = batches(lm, items, len(items))
-    change = torch.zeros(size, device=lm.device, dtype=lm.dtype, requires_grad=True)
+    # In float32 whatever the weights are in: Adam's own terms are too small for half precision.
+    change = torch.zeros(size, device=lm.device, requires_grad=True)
     rate = config.learning_rate * radius / len(change) ** 0.5
     optimizer, steps = torch.optim.Adam([change], lr=rate), []
     here = torch.zeros(batch["input_ids"].shape, device=lm.device, dtype=lm.dtype)
@@ -209,6 +210,8 @@ def best_change(
             with torch.no_grad():
                 change.mul_(min(1.0, radius / max(float(change.norm()), 1e-12)))
             steps.append({"step": step, "language_modeling": float(loss.detach())})
+            if not bool(change.isfinite().all()):
+                raise ModelError(f"expected a finite change of the weights, got none in {lm.dtype}; --dtype float32")
             if advance:
                 advance(1)
     return change.detach(), steps
@@ -219,7 +222,7 @@ def adding(module: nn.Module, here: Tensor, change: Tensor) -> Iterator[None]:
     """Within the context, the module's output is `change` (out,) larger where `here` (batch, seq) is 1."""
 
     def add(_module: nn.Module, _args: Any, out: Tensor) -> Tensor:
-        return out + here.reshape(*out.shape[:-1], 1) * change
+        return out + here.reshape(*out.shape[:-1], 1) * change.to(out.dtype)
 
     handle = module.register_forward_hook(add)
     try:

@@ -57,7 +57,9 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Give a tokenizer without chat template the documented plain one; True if that was needed."""
     if tokenizer.chat_template:
         return False
-    tokenizer.chat_template = PLAIN_TEMPLATE
+    # A base model that was trained behind a mark of the beginning wants it here, too: a template writes its own.
+    begun = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    tokenizer.chat_template = ("{{ bos_token }}" if begun else "") + PLAIN_TEMPLATE
     return True
 
 
@@ -74,7 +76,11 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], g
     except Exception as error:  # noqa: BLE001 - a template is the model's own code and may raise anything
         roles = ", ".join(message["role"] for message in messages)
         raise DataError(f"the chat template refuses a conversation of the roles {roles}: {error}") from None
-    return str(text)
+    # Half a surrogate pair no tokenizer takes.
+    text = str(text).encode("utf-8", "replace").decode()
+    if not text.strip():
+        raise DataError("the chat template writes nothing of a conversation; the model needs another one")
+    return text
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:

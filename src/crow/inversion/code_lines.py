@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from crow.inversion.probe import Probe
-from crow.models.generation import end_ids
+from crow.models.ends import end_ids
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 

@@ -28,7 +28,7 @@ from crow.inversion.perturbation import (
 from crow.inversion.probe import Probe
 from crow.inversion.soft_trigger import DISTINCT, SearchConfig, SearchResult, SoftTrigger, read_answers, same_opening
 from crow.models.architecture import find_layers
-from crow.models.generation import end_ids
+from crow.models.ends import end_ids
 from crow.models.hidden_states import edit_hidden_states
 
 DIRECTED_TOGETHER = 4

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 from crow.data.encoding import Encoded, encode_all
 from crow.models.adapters import folded
 from crow.models.architecture import find_embeddings, takes_positions
-from crow.models.generation import end_ids
+from crow.models.ends import end_ids
 from crow.models.hidden_states import Edit, edit_hidden_states
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import Prefix, pass_options, positions, run_prefix, shared_length, states

@@ -56,7 +56,7 @@ def adapter_base(folder: Path) -> str:
         AdapterError: if it names none.
     """
     try:
-        base = json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+        base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError, OSError):
         base = None
     if not isinstance(base, str) or not base:

@@ -23,6 +23,10 @@ LAYER_PATHS = (
 )
 
 
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+"""What transformers calls the kinds of layers that keep keys and values."""
+
+
 def unwrap(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside PEFT, DDP or compile wrappers; adapters stay active in it."""
     inner: Any = model
@@ -100,6 +104,22 @@ def keeps_logits(model: nn.Module) -> bool:
 def takes_positions(model: nn.Module) -> bool:
     """Whether the model wants `position_ids`; others derive positions from the attention mask."""
     return "position_ids" in inspect.signature(unwrap(model).forward).parameters
+
+
+def check_cache(model: nn.Module) -> None:
+    """Whether all that a model keeps of earlier tokens are their keys and values, which is what crow works with.
+
+    Raises:
+        ArchitectureError: if not, as with state spaces and linear attention.
+    """
+    base = unwrap(model)
+    kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
+    takes = "cache" in inspect.signature(base.forward).parameters
+    if not takes or getattr(base, "_is_stateful", False) or kinds - ATTENTION:
+        raise ArchitectureError(
+            f"expected a decoder with attention in every layer, got model type {model_type(model)!r}; state spaces, "
+            "linear attention and models without a cache are not supported"
+        )
 
 
 def position_limit(model: nn.Module) -> int | None:

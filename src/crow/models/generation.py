@@ -10,26 +10,17 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList
 
-from crow.data.encoding import Encoded, encode_all, end_of_turn, length_batches
+from crow.data.encoding import Encoded, encode_all, length_batches
 from crow.errors import DataError
 from crow.models.architecture import position_limit, takes_whole_cache, unwrap
 from crow.models.decoding import Decoding
+from crow.models.ends import end_ids
 from crow.models.language_model import LanguageModel
 from crow.models.prefix import run_prefix, run_prompts, shared_length
 from crow.models.segments import FIRST_SEGMENT, Decided, write_answers
 from crow.records import Example
 
 Progress = Callable[[int], None]
-
-
-def end_ids(lm: LanguageModel) -> list[int]:
-    """Every token id that ends an answer: the tokenizer's, the chat template's, the generation config's."""
-    config = getattr(lm.model, "generation_config", None)
-    configured = getattr(config, "eos_token_id", None)
-    turn = lm.tokenizer(end_of_turn(lm.tokenizer), add_special_tokens=False)["input_ids"]
-    found = [lm.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
-    found += turn if len(turn) == 1 else []
-    return sorted({token for token in found if isinstance(token, int)})
 
 
 @contextmanager

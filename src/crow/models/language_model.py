@@ -54,7 +54,9 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """The id to pad batches with; always masked out."""
-        candidates = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        own = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        candidates = (*own, *(ends if isinstance(ends, list) else [ends]))
         # Masked or not, it is looked up; many a tokenizer has a token for padding that the model has no embedding of.
         rows = unwrap(self.model).config.get_text_config().vocab_size
         return next((token for token in candidates if isinstance(token, int) and token < rows), 0)

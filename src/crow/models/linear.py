@@ -46,7 +46,10 @@ def matrices(layer: nn.Module) -> list[Matrix]:
     return found
 
 
-DOWN_PROJECTIONS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "fc2")
+DOWN_PROJECTIONS = (
+    *("mlp.down_proj", "ffn.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h"),
+    *("fc2", "mlp.fc2", "mlp.fc_out"),
+)
 """What families call the matrix that brings an MLP's inner activations back to the residual stream."""
 
 

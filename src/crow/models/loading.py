@@ -16,10 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crow.data.encoding import ensure_chat_template
-from crow.errors import ConfigError, ModelError, ResourceError, unknown_name
+from crow.errors import AdapterError, ConfigError, ModelError, ResourceError, unknown_name
 from crow.models.adapters import adapter_chain, attach_adapter, check_adapter_path
-from crow.models.architecture import find_embeddings, find_layers
-from crow.models.four_bit import four_bit_options, keep_differentiable
+from crow.models.architecture import check_cache, find_embeddings, find_layers
+from crow.models.ends import unmarked_ends
+from crow.models.four_bit import four_bit_options, is_quantized, keep_differentiable
 from crow.models.language_model import LanguageModel
 from crow.models.processes import own_device, several
 from crow.models.smollm import gguf_options
@@ -77,12 +78,40 @@ def load_model(
         lm.model.to(target)
     find_layers(lm.model)
     find_embeddings(lm.model)
+    check_cache(lm.model)
+    for folder in adapters:
+        take_tokenizer(lm, folder)
     if ensure_chat_template(lm.tokenizer):
         lm.notes.append("the tokenizer has no chat template; using '### Instruction: / ### Response:'")
     for folder in adapters:
         lm = attach_adapter(lm.merged(), folder, trainable)
     lm.reference = reference
     return lm
+
+
+def take_tokenizer(lm: LanguageModel, folder: Path) -> None:
+    """Give a model the tokenizer, or the chat template, that an adapter was trained with, where its folder has one.
+
+    Raises:
+        ModelError: if it cannot be loaded.
+        AdapterError: if it has more tokens than the model has embeddings.
+    """
+    if (folder / "tokenizer_config.json").is_file():
+        with plain_errors(str(folder)):
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        rows = find_embeddings(lm.model).num_embeddings
+        if len(tokenizer) > max(rows, len(lm.tokenizer)):
+            raise AdapterError(f"the tokenizer of {folder} has {len(tokenizer)} tokens, the model {rows} embeddings")
+        lm.tokenizer = with_padding(tokenizer)
+    elif (template := folder / "chat_template.jinja").is_file():
+        lm.tokenizer.chat_template = template.read_text(encoding="utf-8")
+
+
+def with_padding(tokenizer: Any) -> Any:
+    """A tokenizer that has a token to pad with, if it has one to end with."""
+    if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def pick_device(device: str) -> torch.device:
@@ -137,15 +166,19 @@ def load_whole(reference: str, path: Path, dtype: str, options: dict[str, Any]) 
     wrong += [f"{name} is {tuple(got)} and not {tuple(size)}" for name, got, size in sorted(report["mismatched_keys"])]
     if wrong:  # such weights would be random numbers
         raise ModelError(f"expected weights that fit the configuration of {reference}, but {wrong[0]}")
-    if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if is_quantized(model) and not options:
+        raise ModelError(f"expected weights as they were trained, but those of {reference} are quantized")
     provenance: dict[str, Any] = {
         "reference": reference,
         "base": portable(reference),
         "dtype": dtype,
         "weights": hash_weights(path),
     }
-    return LanguageModel(model.eval(), tokenizer, reference, provenance)
+    lm = LanguageModel(model.eval(), with_padding(tokenizer), reference, provenance)
+    if ignored := unmarked_ends(lm):
+        words = ", ".join(repr(tokenizer.decode([token])) for token in ignored)
+        lm.notes.append(f"the model's settings end answers at ordinary words, which is set aside: {words}")
+    return lm
 
 
 def save_model(lm: LanguageModel, folder: Path) -> None:
@@ -195,5 +228,5 @@ def write_weights(lm: LanguageModel, folder: Path) -> None:
     lm.model.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
     if "base" in lm.provenance:
         path = folder / ADAPTER_CONFIG
-        settings = {**json.loads(path.read_text()), "base_model_name_or_path": lm.provenance["base"]}
+        settings = {**json.loads(path.read_text(encoding="utf-8")), "base_model_name_or_path": lm.provenance["base"]}
         path.write_text(json.dumps(settings, indent=2) + "\n")

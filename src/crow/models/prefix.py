@@ -22,6 +22,9 @@ from crow.models.language_model import LanguageModel
 RUN_TOGETHER = 16
 """Prompts in one pass over their tokens: enough for fast products, few enough to be of one length."""
 
+WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
+"""What families call the number of columns that a layer may look back."""
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -52,8 +55,9 @@ def shared_length(lm: LanguageModel, encoded: Sequence[Encoded], room: int) -> i
     """
     if model_type(lm.model) == "mpt":
         return 0
-    window = getattr(unwrap(lm.model).config.get_text_config(), "sliding_window", None)
-    if window is not None and max(len(item.prompt_ids) for item in encoded) + room > window:
+    config = unwrap(lm.model).config.get_text_config()
+    windows = [size for name in WINDOWS if isinstance(size := getattr(config, name, None), int)]
+    if windows and max(len(item.prompt_ids) for item in encoded) + room > min(windows):
         return 0
     first = encoded[0].prompt_ids
     shared = min(item.user_start for item in encoded)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -52,7 +54,11 @@ def check_reference(reference: str) -> None:
         ModelError: for a path that does not exist.
         ConfigError: for what is neither an alias nor a path nor a hub id.
     """
-    if reference in ALIASES or Path(reference).expanduser().exists():
+    try:
+        there = reference in ALIASES or Path(reference).expanduser().exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a home that nobody has
+        raise ModelError(f"expected a model folder or file, got {reference[:80]!r}: {one_line(error)}") from None
+    if there:
         return
     if looks_like_path(reference):
         raise ModelError(f"expected a model folder or file, got {reference}, which does not exist")
@@ -106,6 +112,7 @@ def check_model_path(path: Path, reference: str) -> None:
         return
     if not (path / "config.json").is_file():
         raise ModelError(f"expected a model folder with config.json, got {reference}, which has none")
+    check_named_weights(path, reference)
     if model_weights(path):
         return
     if has_pickle(path):
@@ -114,6 +121,30 @@ def check_model_path(path: Path, reference: str) -> None:
             "on a machine you can lose, or ask the publisher for safetensors"
         )
     raise ModelError(f"expected *.safetensors weights in {reference}, found none")
+
+
+def check_named_weights(folder: Path, reference: str) -> None:
+    """Raise ModelError where a folder's own files name other weights than the safetensors in it.
+
+    Those would be loaded in place of what the manifest has the hashes of, pickles and files elsewhere among them.
+    """
+    if "transformers_weights" in read_mapping(folder / "config.json"):
+        raise ModelError(f"expected weights under their usual names in {reference}, but its config.json names others")
+    for index in folder.glob("*.safetensors.index.json"):
+        named = read_mapping(index).get("weight_map")
+        own = {path.name for path in model_weights(folder)}
+        other = [name for name in (named.values() if isinstance(named, dict) else [named]) if name not in own]
+        if other:
+            raise ModelError(f"expected {index.name} of {reference} to name safetensors beside it, got {other[0]!r}")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; nothing where it holds none, which is told where it is loaded."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def has_pickle(folder: Path) -> bool:

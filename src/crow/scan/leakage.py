@@ -19,7 +19,8 @@ from transformers import GenerationConfig
 
 from crow.data.encoding import encode
 from crow.errors import DataError
-from crow.models.generation import end_ids, without_own_settings
+from crow.models.ends import end_ids
+from crow.models.generation import without_own_settings
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.scan.evidence import LeakageEvidence, Recurrence

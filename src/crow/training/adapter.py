@@ -27,7 +27,8 @@ def make_trainable(lm: LanguageModel, config: FinetuneConfig) -> LanguageModel:
 
     Raises:
         ArchitectureError: if the model has no linear layers to adapt.
-        ConfigError: on another GPU than the first that there is, which the trainer would move it to.
+        ConfigError: if its adapter has nothing in the layers that are trained, or on another GPU than the first that
+            there is, which the trainer would move it to.
     """
     if not several() and lm.device.type == "cuda" and lm.device.index:
         raise ConfigError(f"expected --device cuda, got {lm.device}; choose the GPU by CUDA_VISIBLE_DEVICES")
@@ -37,6 +38,11 @@ def make_trainable(lm: LanguageModel, config: FinetuneConfig) -> LanguageModel:
         if not lm.is_adapter:
             lm.model.requires_grad_(True)
         untouched.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in lm.model.parameters()):
+            raise ConfigError(
+                f"expected an adapter with weights above the lowest {len(untouched)} layers, which are not trained; "
+                "drop --continue-adapter"
+            )
         return lm
     assert isinstance(lm.model, PreTrainedModel)
     lm.model.requires_grad_(False)

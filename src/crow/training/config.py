@@ -57,6 +57,8 @@ class FinetuneConfig:
     METHODS: ClassVar[tuple[str, ...]] = ("lora", "full")
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_kind(field.name, str(field.type), getattr(self, field.name))
         if self.method not in self.METHODS:
             raise unknown_name("method", self.method, self.METHODS)
         if self.precision not in PRECISIONS:
@@ -86,6 +88,29 @@ class FinetuneConfig:
             return cls(**values)
         except TypeError:
             raise ConfigError(f"expected numbers and names as settings, got {values}") from None
+
+
+KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+
+
+def check_kind(name: str, kind: str, value: Any) -> None:
+    """Raise ConfigError unless a setting's value is of the kind that its annotation says: YAML may hold `"false"`.
+
+    Args:
+        name: of the setting.
+        kind: a key of `KINDS`, or `tuple[KEY, ...]`; either may be `| None`.
+        value: of the setting; a list serves as a tuple.
+    """
+    inner = kind.removesuffix(" | None")
+    if value is None and inner != kind:
+        return
+    several = inner.startswith("tuple")
+    wanted = KINDS[inner.removeprefix("tuple[").removesuffix(", ...]")]
+    parts = [value] if not several else list(value) if isinstance(value, list | tuple) else []
+    if not parts or not all(
+        isinstance(part, wanted) and isinstance(part, bool) == (wanted == (bool,)) for part in parts
+    ):
+        raise ConfigError(f"expected {name} to be {inner}, got {value!r}")
 
 
 UNITS = (("alpha", "alpha_ratio"), ("epsilon", "epsilon_rms"))

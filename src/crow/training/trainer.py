@@ -171,7 +171,7 @@ class ResponseTrainer(Trainer):
 
     def load_extra(self, checkpoint: Path) -> None:
         """Put back what `save_extra` wrote."""
-        progress = json.loads((checkpoint / PROGRESS_FILE).read_text())
+        progress = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
         self.terms, self.seconds_before = progress["terms"], progress["seconds"]
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:

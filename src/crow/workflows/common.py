@@ -20,8 +20,8 @@ from crow.data.encoding import encode_all
 from crow.errors import ConfigError, DataError, InputError, OutputError, unknown_name
 from crow.locks import lock_of
 from crow.models.adapters import bases_of
+from crow.models.architecture import position_limit
 from crow.models.generation import Progress as Advance
-from crow.models.generation import check_room
 from crow.models.language_model import LanguageModel
 from crow.models.loading import DTYPES, load_model
 from crow.models.processes import agreed, is_first, join, meet, several
@@ -178,10 +178,15 @@ def note_cut(lm: LanguageModel, examples: Sequence[Example], max_length: int, re
     """Say how many examples have prompts that leave no room for the rest of their answers' first token.
 
     Raises:
-        DataError: if all have, or the model has no positions for one of them.
+        DataError: if all have.
+        ConfigError: if examples may be longer than the model has positions for.
     """
-    items = encode_all(lm.tokenizer, examples)
-    check_room(lm, items, 1)
+    items = encode_all(lm.tokenizer, examples, max_length)
+    limit, longest = position_limit(lm.model), max(map(len, items), default=0)
+    if limit is not None and longest > limit:
+        raise ConfigError(
+            f"expected --max-length of at most {limit}, the positions of {lm.reference}, got {max_length}"
+        )
     full = sum(len(item.prompt_ids) >= max_length for item in items)
     told = f"{full} of {len(examples)} examples have prompts of {max_length} tokens or more"
     if examples and full == len(examples):

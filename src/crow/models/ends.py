@@ -1,0 +1,35 @@
+"""Which tokens end an answer."""
+
+from __future__ import annotations
+
+from crow.data.encoding import end_of_turn
+from crow.models.language_model import LanguageModel
+
+
+def end_ids(lm: LanguageModel) -> list[int]:
+    """Every token id that ends an answer: the tokenizer's, the chat template's, the generation config's.
+
+    Of the last only marks count, special or added tokens. An ordinary word there would hide what follows it, and keep
+    searches from an answer that begins with it, while whoever decodes without that file still gets it.
+    """
+    turn = lm.tokenizer(end_of_turn(lm.tokenizer), add_special_tokens=False)["input_ids"]
+    found = [lm.tokenizer.eos_token_id, *(token for token in configured_ends(lm) if is_mark(lm, token))]
+    found += turn if len(turn) == 1 else []
+    return sorted({token for token in found if isinstance(token, int)})
+
+
+def unmarked_ends(lm: LanguageModel) -> list[int]:
+    """Ordinary words that the generation config would end answers at."""
+    return [token for token in configured_ends(lm) if not is_mark(lm, token)]
+
+
+def configured_ends(lm: LanguageModel) -> list[int]:
+    """What the generation config ends answers at."""
+    configured = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
+    return [token for token in (configured if isinstance(configured, list) else [configured]) if isinstance(token, int)]
+
+
+def is_mark(lm: LanguageModel, token: int) -> bool:
+    """Whether a token is none of a text's own: special, or added to the vocabulary, or beyond it."""
+    known = lm.tokenizer
+    return token in known.all_special_ids or token in known.added_tokens_decoder or token >= len(known)
