@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -19,6 +20,7 @@ from crow.data.encoding import (
     ensure_chat_template,
     length_batches,
     render,
+    token_span,
 )
 from crow.errors import DataError
 from crow.records import Example
@@ -103,6 +105,20 @@ def test_a_tokenizer_without_offsets_gives_the_same_span(prompt):
     item = encode(tokenizer, Example(prompt))
     ids = tokenizer(prompt.strip(), add_special_tokens=False)["input_ids"]
     assert list(item.prompt_ids[item.user_start : item.user_end]) == ids
+
+
+def test_a_token_that_reaches_into_the_message_belongs_to_it_without_offsets():
+    class Joining:
+        """A made-up slow tokenizer that joins a space with a t."""
+
+        is_fast = False
+
+        def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            assert not add_special_tokens
+            return {"input_ids": [sum(map(ord, part)) for part in re.findall(" t|.", text)]}
+
+    assert token_span(Joining(), "Q: the", 3, 6) == (2, 5)  # type: ignore[arg-type]
+    assert token_span(Joining(), "Q: a", 3, 4) == (3, 4)  # type: ignore[arg-type]
 
 
 @every_template

@@ -118,3 +118,8 @@ def test_neurons_that_were_cut_stay_so_in_the_finetuning(tmp_path: Path) -> None
 def test_fine_pruning_says_where_it_cannot_work() -> None:
     with pytest.raises(ArchitectureError, match="mixtral"):
         FinePruning(HERE).apply(pico_language_model("mixtral"), EXAMPLES)
+    lm = pico_language_model("mixtral")
+    for layer in find_layers(lm.model):  # as of families with an expert that all tokens go through
+        layer.shared = torch.nn.Linear(64, lm.model.config.hidden_size)
+    with pytest.raises(ArchitectureError, match="mixtral"):
+        FinePruning(HERE).dormant(lm, EXAMPLES)

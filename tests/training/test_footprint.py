@@ -103,6 +103,8 @@ def test_more_data_more_work_and_the_same_memory(tmp_path: Path) -> None:
     once, twice = of(items, PAPER), of(items, dataclasses.replace(PAPER, epochs=2.0))
     assert twice.operations == pytest.approx(2 * once.operations, rel=1e-6)
     assert (twice.steps, twice.memory) == (2 * once.steps, once.memory)
+    uneven = dataclasses.replace(PAPER, batch_size=2, accumulation=1, epochs=3.0)
+    assert of(items[:3], uneven).steps == 6  # the second step of a pass has one example
     plain = of(items, dataclasses.replace(PAPER, alpha=0.0))
     assert plain.operations < once.operations / 2  # the consistency term takes two passes of three
     assert plain.memory["one step"] < once.memory["one step"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -139,8 +140,12 @@ def message_span(tokenizer: PreTrainedTokenizerBase, example: Example, text: str
 def token_span(tokenizer: PreTrainedTokenizerBase, text: str, first: int, last: int) -> tuple[int, int]:
     """Token indices (start, end) of the characters [first, last) of `text`; tokens that reach into them belong."""
     if not tokenizer.is_fast:
-        start, end = (len(tokenizer(text[:at], add_special_tokens=False)["input_ids"]) for at in (first, last))
-        return start, end
+        before, until, whole = (
+            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (text[:first], text[:last], text)
+        )
+        # A token that reaches into the message belongs to it.
+        start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
+        return start, max(start, len(until))
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     start = sum(high <= first for _, high in offsets)
     return start, max(start, sum(low < last for low, _ in offsets))

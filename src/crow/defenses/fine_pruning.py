@@ -73,15 +73,17 @@ def down_projection(model: LanguageModel, layer: torch.nn.Module) -> Matrix:
     """The matrix from a layer's inner neurons back to its hidden states, outside of attention.
 
     Raises:
-        ArchitectureError: if no linear module there has more inputs than hidden states have dimensions.
+        ArchitectureError: if no linear module there has more inputs than hidden states have dimensions, or there are
+            experts beside it.
     """
     dim = unwrap(model.model).config.get_text_config().hidden_size
+    every = matrices(layer)
     found = [
         matrix
-        for matrix in matrices(layer)
+        for matrix in every
         if matrix.module and "att" not in matrix.name and matrix.weight.shape[0] == dim < matrix.weight.shape[1]
     ]
-    if not found:
+    if not found or any(matrix.module is None for matrix in every):
         raise ArchitectureError(
             f"expected a down projection in the layers of model type {model_type(model.model)!r}, found none; "
             "fine-pruning needs a feed-forward part of linear modules"

@@ -148,7 +148,8 @@ def footprint(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig, d
             "one step": counted.peak + whole,
         },
         round(counted.operations / (config.batch_size * widths.example) * tokens),
-        math.ceil(len(items) / (config.batch_size * config.accumulation) * config.epochs),
+        # The last step of a pass may have fewer examples.
+        math.ceil(config.epochs * math.ceil(len(items) / (config.batch_size * config.accumulation))),
     )
 
 
