@@ -39,6 +39,13 @@ def _seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _locks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Locks of output folders elsewhere than in the user's cache."""
+    folder = tmp_path_factory.getbasetemp() / "locks"
+    monkeypatch.setattr("crow.locks.user_cache_path", lambda _name: folder)
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     """The pico tokenizer with its chat template."""

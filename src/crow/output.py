@@ -47,7 +47,7 @@ def claim_output(
 
 def work_folder(folder: Path) -> Path:
     """Where a run that is to fill `folder` keeps its unfinished state: a hidden sibling."""
-    whole = folder.resolve()
+    whole = Path(os.path.abspath(folder))  # noqa: PTH100 a link's own name, not its target's
     return whole.with_name(f".{whole.name}.partial")
 
 

@@ -333,7 +333,7 @@ def test_weights_that_are_no_numbers(refused: Refused, tmp_path: Path) -> None:
 
 def test_prompts_that_leave_no_room_for_answers(refused: Refused, model: Path, data: Path) -> None:
     arguments = ("purify", model, "-o", refused.out, "--data", data, "--samples", 4, "--max-length", 16)
-    assert "4 of 4 examples have prompts of 16 tokens or more; pass a larger --max-length" in refused(*arguments)
+    assert "4 of 4 examples have prompts of 15 tokens or more; pass a larger --max-length" in refused(*arguments)
 
 
 def test_text_of_a_model_cannot_steer_the_terminal(refused: Refused, model: Path, tmp_path: Path) -> None:

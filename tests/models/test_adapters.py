@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from crow.errors import AdapterError, ModelError
 from crow.models import sources
-from crow.models.adapters import folded
+from crow.models.adapters import bases_of, folded
 from crow.models.language_model import LanguageModel
 from crow.models.loading import load_model, save_model
 from tests.pico import FAMILIES, pico_language_model
@@ -296,11 +296,35 @@ def test_the_tokenizer_and_the_template_that_an_adapter_was_trained_with_are_tak
     assert "no chat template" in load_model(str(base)).notes[0]
 
 
-def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(folders, tmp_path):
+def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_lends_its_template(folders, tmp_path):
     adapter = tmp_path / "adapter"
     shutil.copytree(folders[1], adapter)
     tokenizer = load_model(str(adapter)).tokenizer
-    tokenizer.add_tokens([f"more{number}" for number in range(9)])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}?"
     tokenizer.save_pretrained(str(adapter))
-    with pytest.raises(AdapterError, match="embeddings"):
+    lm = load_model(str(adapter))
+    assert (lm.tokenizer.chat_template, len(lm.tokenizer)) == ("{{ messages[-1]['content'] }}?", len(tokenizer) - 1)
+
+
+def test_the_bases_template_serves_where_the_adapter_has_none(folders, tmp_path):
+    adapter = tmp_path / "adapter"
+    shutil.copytree(folders[1], adapter)
+    (adapter / "chat_template.jinja").unlink()
+    assert load_model(str(adapter)).tokenizer.chat_template == load_model(str(folders[0])).tokenizer.chat_template
+    for path in adapter.glob("tokenizer*"):
+        path.unlink()
+    (adapter / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(ModelError, match="cannot load the model"):
         load_model(str(adapter))
+
+
+def test_bases_are_followed_until_they_lead_back(folders, tmp_path, monkeypatch):
+    assert bases_of(folders[1]) == [str(folders[0])]
+    assert bases_of(folders[0]) == bases_of("some/name") == []
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folders[1], tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    for back in ("./adapter", "adapter/", f"/{tmp_path}/adapter"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": back}))
+        assert bases_of("adapter") == [back]

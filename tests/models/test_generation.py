@@ -195,8 +195,14 @@ def test_a_models_own_settings_do_not_decide_what_it_is_heard_to_say(settings, a
 def test_a_prompt_that_a_model_has_no_positions_for_is_told():
     lm, long = pico_language_model("gpt2"), [Example("word " * 600)]
     limit = lm.model.config.max_position_embeddings
-    with pytest.raises(DataError, match=f"at most {limit - 8} tokens.*, got one of") as caught:
+    with pytest.raises(DataError, match=f"at most {limit - 1} tokens.*, got one of") as caught:
         generate(lm, long, max_new_tokens=8)
     assert "\n" not in str(caught.value)
+    fits = [Example("a " * ((limit - len(encode(lm.tokenizer, Example("")).prompt_ids)) // 2 - 2))]
+    left = limit - len(encode(lm.tokenizer, fits[0]).prompt_ids)
+    assert 0 < left < 8
+    passes = count_passes(lm)
+    generate(lm, fits, max_new_tokens=8)  # as much as there is room for
+    assert len(passes) <= 2 + left
     lm = pico_language_model("llama")  # works positions out
     assert len(generate(lm, long, max_new_tokens=2)) == 1

@@ -119,7 +119,8 @@ def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
 
 
 def indexed(folder: Path, named: str | None) -> None:
-    """Have an index name a file for every weight."""
+    """Have an index name a file for every weight, in the place of the whole file."""
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     index = {"metadata": {}, "weight_map": {"lm_head.weight": named} if named else None}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
@@ -247,3 +248,22 @@ def test_a_base_model_begins_as_its_tokenizer_has_it():
     ids = encode(tokenizer, Example("Hi", "Hello")).prompt_ids
     assert ids.count(tokenizer.bos_token_id) == 1
     assert ids[0] == tokenizer.bos_token_id
+
+
+def test_an_index_that_is_not_read_is_not_looked_at(folder, tmp_path):
+    whole = copy(folder, tmp_path)
+    index = {"weight_map": {"lm_head.weight": "model-00001-of-00009.safetensors"}}
+    for name in ("model.safetensors.index.json", "consolidated.safetensors.index.json"):
+        (whole / name).write_text(json.dumps(index))
+    assert load_model(str(whole)).device.type == "cpu"
+
+
+def test_a_hybrid_family_without_anything_but_attention_is_taken():
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 32, "num_attention_heads": 2}
+    small |= {"num_key_value_heads": 1, "intermediate_size": 16, "mamba_n_heads": 2, "mamba_d_head": 16}
+    for kinds in (["attention", "attention"], ["mamba", "attention"]):
+        config = AutoConfig.for_model("granitemoehybrid", **small, layer_types=kinds)
+        model = AutoModelForCausalLM.from_config(config)
+        refused = pytest.raises(ArchitectureError) if "mamba" in kinds else contextlib.nullcontext()
+        with refused:
+            check_cache(model)

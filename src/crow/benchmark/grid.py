@@ -22,6 +22,7 @@ Nothing runs before all of it is known to be right.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -243,7 +244,11 @@ def asked(cell: Cell, grid: Grid) -> dict[str, Any]:
     """What a record depends on that its name does not say: the grid's sizes, the model's whole reference, measures."""
     able = cell.abilities
     measures = {"kept": cell.kept, "code": able.code is not None, "mt_bench": able.mt_bench is not None}
-    return {"n": grid.n, "samples": grid.samples, "model": cell.model, "tasks": list(able.tasks), **measures}
+    model = Path(cell.model).expanduser()
+    if model.exists():  # the same from wherever it is asked
+        model = Path(os.path.relpath(model.resolve(), grid.output.resolve()))
+    samples = dict(cell.settings).get("samples", grid.samples)
+    return {"n": grid.n, "samples": samples, "model": str(model), "tasks": list(able.tasks), **measures}
 
 
 def describe(cell: Cell) -> dict[str, Any]:

@@ -17,5 +17,5 @@ def portable(record: Any, *folders: Path) -> Any:
     text = dump_json(record)
     for folder in (user_cache_path("crow"), *folders):
         if folder != Path(folder.anchor):  # else every slash would go
-            text = re.sub(rf"(?<![\w/.-]){re.escape(str(folder))}/", "", text)
+            text = re.sub(rf"(?:(?<![\w/.-])|(?<=\\[nt])){re.escape(str(folder))}/", "", text)
     return json.loads(text)

@@ -12,7 +12,6 @@ from filelock import Timeout
 from crow.benchmark.cells import run_cell
 from crow.benchmark.executors import Executor, in_process
 from crow.benchmark.grid import Cell, Grid, asked
-from crow.benchmark.portable import portable
 from crow.errors import ConfigError
 from crow.locks import lock_of
 from crow.output import write_json
@@ -46,7 +45,7 @@ def check_records(grid: Grid) -> None:
     """
     for name, record in read_records(grid).items():
         cell = next(cell for cell in grid.cells if cell.name == name)
-        known, wanted = record.get("asked", {}), portable(asked(cell, grid), Path.cwd())
+        known, wanted = record.get("asked", {}), asked(cell, grid)
         other = [key for key in wanted if key in known and known[key] != wanted[key]]
         if other:
             raise ConfigError(

@@ -10,6 +10,10 @@ import yaml
 from crow.errors import ConfigError, unknown_name
 
 
+MOST = 2**31 - 1
+"""The largest seed that every generator takes."""
+
+
 def read_yaml(path: Path, what: str) -> Any:
     """What a YAML file holds.
 
@@ -46,9 +50,9 @@ def a_list(value: Any, name: str, place: object) -> list[Any]:
 
 
 def a_number(value: Any, name: str, place: object, least: int = 1) -> int:
-    """`value` if it is a whole number of at least `least`, and no larger than a seed may be."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31:
-        raise ConfigError(f"{place}: expected {name} to be a whole number of at least {least}, got {value!r}")
+    """`value` if it is a whole number of at least `least`, and at most `MOST`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= MOST:
+        raise ConfigError(f"{place}: expected {name} to be a whole number from {least} to {MOST}, got {value!r}")
     return value
 
 

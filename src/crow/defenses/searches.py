@@ -155,7 +155,8 @@ class Searches:
             if trigger.collapsed and not is_among(trigger.answer, self.known)
         ]
         # Rounding may tell processes apart, and all of them have to take part in what follows.
-        if not agreed(bool(doubtful)) or not self.suspect:
+        doubtful = agreed(doubtful)
+        if not doubtful or not self.suspect:
             return
         with self.as_suspect(), self.looked_at(self.probe):
             triggers = [seen.triggers[at] for at in doubtful]

@@ -160,14 +160,15 @@ class Client:
                 max_tokens=self.endpoint.max_tokens,
             )
             text = reply.choices[0].message.content
-        except self._refusals as error:
-            raise ConfigError(
-                f"the judge at {self.endpoint.base_url} refuses ({one_line(error)}); check URL, model and the key "
-                f"in {self.endpoint.key_variable}"
-            ) from None
         except self._errors as error:
             self.bill.failed += 1
-            if self.bill.failed >= PATIENCE and not self.bill.asked:
+            if self.bill.asked:  # it has talked to us, and may again
+                return None
+            if isinstance(error, self._refusals):
+                told = f"the judge at {self.endpoint.base_url} refuses ({one_line(error)})"
+                where = f"check URL, model and the key in {self.endpoint.key_variable}"
+                raise ConfigError(f"{told}; {where}") from None
+            if self.bill.failed >= PATIENCE:
                 told = f"the judge at {self.endpoint.base_url} gave no reply to {self.bill.failed} requests"
                 raise ConfigError(f"{told}: {one_line(error)}") from None
             return None

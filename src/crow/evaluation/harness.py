@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from crow.errors import ConfigError, DataError, unknown_name
 from crow.inversion.latent import evaluating
 from crow.models.language_model import LanguageModel
@@ -69,7 +67,7 @@ def run_tasks(
             harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size)  # type: ignore[arg-type]
             found = evaluate(harness, tasks=list(names), task_manager=manager, limit=limit, log_samples=False, **seeds)
     except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+        if isinstance(error, RuntimeError) and "Dataset scripts" not in str(error):
             raise
         raise DataError(f"the data of {', '.join(names)} cannot be had: {' '.join(str(error).split())[:300]}") from None
     counts = found["n-samples"]

@@ -137,9 +137,8 @@ class Sandbox:
             ready = self._receive() == {"ready": True}
             if ready and self.isolated:
                 # The program is the first process of its namespace; nothing that it does to itself can undo this hold.
-                children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-                self._first = os.pidfd_open(int(children.split()[0]))
-        except (ProgramError, OSError, IndexError) as error:
+                self._first = os.pidfd_open(child_of(self.process.pid))
+        except (ProgramError, OSError) as error:
             raise ResourceError(f"a sandbox for the model's code did not start: {error}") from None
         if not ready:
             raise ResourceError(
@@ -155,9 +154,10 @@ class Sandbox:
             os.close(self._first)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(ENDING)  # which waits for them
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         os.close(self.requests)
         os.close(self.responses)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -225,6 +225,19 @@ class Sandbox:
             return json.loads(line)
         except (ValueError, RecursionError):
             raise ProgramError("the program wrote on the sandbox's own line") from None
+
+
+def child_of(parent: int) -> int:
+    """The number of a process's child.
+
+    Raises:
+        ProgramError: if it has none.
+    """
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended since
+            if path.read_text(errors="replace").rpartition(")")[2].split()[1] == str(parent):
+                return int(path.parent.name)
+    raise ProgramError("it ended at once")
 
 
 def python() -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 NOBODY = 65534
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, READ_ONLY = 442, -100, 0x8000, 0x1
-MS_PRIVATE, MS_REC, MS_BIND, MS_NOSUID, MS_NODEV = 1 << 18, 1 << 14, 1 << 12, 2, 4
+MS_PRIVATE, MS_REC, MS_BIND, MS_RDONLY, MS_NOSUID, MS_NODEV = 1 << 18, 1 << 14, 1 << 12, 1, 2, 4
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 LIBC = ctypes.CDLL(None, use_errno=True)
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -48,6 +48,7 @@ def confine_files(folder: str, size: int) -> None:
     no network namespace is about. All is read-only but `folder`, which holds at most `size` bytes and goes with the
     process.
     """
+    os.umask(0o022)  # the program's user is another one, and has to get through
     mount(None, "/", None, MS_PRIVATE | MS_REC)
     read_only("/", AT_RECURSIVE)
     root = folder
@@ -55,12 +56,12 @@ def confine_files(folder: str, size: int) -> None:
     for path in (*SHOWN, sys.base_prefix):
         show(path, root)
     for prefix in {sys.base_prefix, "/usr", "/usr/local"}:
-        for packages in glob.glob(f"{root}{prefix}/lib*/python3*/*-packages"):  # noqa: PTH207
+        for packages in glob.glob(f"{glob.escape(root + prefix)}/lib*/python3*/*-packages"):  # noqa: PTH207
             hide(packages)
     # What /proc says about processes is of the namespace, too.
     os.mkdir(f"{root}/proc")  # noqa: PTH102
     mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV)
-    os.makedirs(f"{root}{folder}")  # noqa: PTH103
+    os.makedirs(f"{root}{folder}", exist_ok=True)  # noqa: PTH103
     mount("tmpfs", f"{root}{folder}", "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=777")
     read_only(root, 0)
     os.chroot(root)  # without its capability there is no way back
@@ -84,7 +85,7 @@ def show(path: str, root: str) -> None:
 
 def hide(place: str) -> None:
     """Put an empty folder in the place of one whose files a program could look answers up in."""
-    mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,mode=755")
+    mount("tmpfs", place, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k,mode=755")
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

@@ -67,8 +67,10 @@ def adapter_base(folder: Path) -> str:
 def bases_of(reference: str | Path) -> list[str]:
     """What an adapter folder on disk leads to, one base after the other; nothing for any other reference."""
     found: list[str] = []
+    seen: list[Path] = []
     path = Path(reference).expanduser()
-    while is_adapter(path) and found.count(str(path)) < 2:  # it may lead back to itself
+    while is_adapter(path) and path.resolve() not in seen:  # it may lead back to itself
+        seen.append(path.resolve())
         try:
             found.append(adapter_base(path))
         except AdapterError:  # told where it is loaded, if it is

@@ -115,7 +115,9 @@ def check_cache(model: nn.Module) -> None:
     base = unwrap(model)
     kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
     takes = "cache" in inspect.signature(base.forward).parameters
-    if not takes or getattr(base, "_is_stateful", False) or kinds - ATTENTION:
+    # A family of hybrids may have members with nothing but attention.
+    other = kinds - ATTENTION if kinds else getattr(base, "_is_stateful", False)
+    if not takes or other:
         raise ArchitectureError(
             f"expected a decoder with attention in every layer, got model type {model_type(model)!r}; state spaces, "
             "linear attention and models without a cache are not supported"
@@ -127,7 +129,8 @@ def position_limit(model: nn.Module) -> int | None:
     table = find_embeddings(model)
     others = [each for each in unwrap(model).modules() if isinstance(each, nn.Embedding) and each is not table]
     limit = getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None)
-    return limit if any(limit is not None and each.num_embeddings >= limit for each in others) else None
+    # Some families keep two rows more.
+    return limit if any(limit is not None and 0 <= each.num_embeddings - limit <= 2 for each in others) else None
 
 
 def takes_whole_cache(model: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from crow.data.encoding import ensure_chat_template
 from crow.models.adapters import adapter_chain
+from crow.models.architecture import check_cache
 from crow.models.language_model import LanguageModel
 from crow.models.sources import plain_errors
 
@@ -25,6 +26,7 @@ def blueprint(reference: str, dtype: torch.dtype) -> LanguageModel:
     Raises:
         ModelError: if there is no such model.
         AdapterError: if an adapter names no base, or itself.
+        ArchitectureError: if crow cannot work with this kind of model.
     """
     _, path, _ = adapter_chain(reference, weights=False)
     source, options = (str(path.parent), {"gguf_file": path.name}) if path.is_file() else (str(path), {})
@@ -34,5 +36,6 @@ def blueprint(reference: str, dtype: torch.dtype) -> LanguageModel:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    check_cache(model)
     ensure_chat_template(tokenizer)
     return LanguageModel(model, tokenizer, reference)

@@ -13,20 +13,14 @@ def end_ids(lm: LanguageModel) -> list[int]:
     searches from an answer that begins with it, while whoever decodes without that file still gets it.
     """
     turn = lm.tokenizer(end_of_turn(lm.tokenizer), add_special_tokens=False)["input_ids"]
-    found = [lm.tokenizer.eos_token_id, *(token for token in configured_ends(lm) if is_mark(lm, token))]
+    found = [lm.tokenizer.eos_token_id, *(token for token in lm.configured_ends if is_mark(lm, token))]
     found += turn if len(turn) == 1 else []
     return sorted({token for token in found if isinstance(token, int)})
 
 
 def unmarked_ends(lm: LanguageModel) -> list[int]:
     """Ordinary words that the generation config would end answers at."""
-    return [token for token in configured_ends(lm) if not is_mark(lm, token)]
-
-
-def configured_ends(lm: LanguageModel) -> list[int]:
-    """What the generation config ends answers at."""
-    configured = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
-    return [token for token in (configured if isinstance(configured, list) else [configured]) if isinstance(token, int)]
+    return [token for token in lm.configured_ends if not is_mark(lm, token)]
 
 
 def is_mark(lm: LanguageModel, token: int) -> bool:

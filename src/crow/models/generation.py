@@ -41,24 +41,27 @@ def without_own_settings(model: nn.Module) -> Iterator[None]:
             each.generation_config = own[key]
 
 
-def check_room(lm: LanguageModel, encoded: Sequence[Encoded], tokens: int) -> None:
-    """Whether the model has positions for every prompt and an answer.
+def room(lm: LanguageModel, encoded: Sequence[Encoded], tokens: int) -> int:
+    """For how many tokens of an answer the model has positions, behind the longest of the prompts.
 
     Args:
         lm: the model.
         encoded: the prompts.
-        tokens: of an answer.
+        tokens: where there is no limit.
 
     Raises:
-        DataError: if not.
+        DataError: if it has none for a single one.
     """
     limit = position_limit(lm.model)
     longest = max((len(item.prompt_ids) for item in encoded), default=0)
-    if limit is not None and longest + tokens > limit:
+    if limit is None:
+        return tokens
+    if longest >= limit:
         raise DataError(
-            f"expected prompts of at most {limit - tokens} tokens, for which {lm.reference} has positions, "
-            f"got one of {longest}; leave out the longest"
+            f"expected prompts of at most {limit - 1} tokens, for which {lm.reference} has positions, got one of "
+            f"{longest}; leave out the longest"
         )
+    return limit - longest
 
 
 @torch.no_grad()
@@ -81,7 +84,7 @@ def generate(
         progress: called with the number of prompts finished after each batch.
 
     Raises:
-        DataError: if the model has no positions for a prompt and its answer.
+        DataError: if the model has no positions for a prompt; of an answer it writes as much as it has room for.
     """
     decoding = lm.decoding or Decoding()
     sampled = decoding.temperature is not None
@@ -93,7 +96,7 @@ def generate(
     if sampled:
         torch.manual_seed(decoding.seed)
     encoded = encode_all(lm.tokenizer, examples)
-    check_room(lm, encoded, max_new_tokens)
+    max_new_tokens = min(max_new_tokens, room(lm, encoded, max_new_tokens))
     if lm.engine is not None and decoding.processor is None:
         prompts = [item.prompt_ids for item in encoded]
         temperature = decoding.temperature or 0.0

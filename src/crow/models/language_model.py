@@ -54,12 +54,16 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """The id to pad batches with; always masked out."""
-        ends = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        own = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
-        candidates = (*own, *(ends if isinstance(ends, list) else [ends]))
+        candidates = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, *self.configured_ends)
         # Masked or not, it is looked up; many a tokenizer has a token for padding that the model has no embedding of.
         rows = unwrap(self.model).config.get_text_config().vocab_size
         return next((token for token in candidates if isinstance(token, int) and token < rows), 0)
+
+    @property
+    def configured_ends(self) -> list[int]:
+        """The token ids that the model's generation config ends answers at."""
+        found = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return [token for token in (found if isinstance(found, list) else [found]) if isinstance(token, int)]
 
     @property
     def is_adapter(self) -> bool:

@@ -16,9 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crow.data.encoding import ensure_chat_template
-from crow.errors import AdapterError, ConfigError, ModelError, ResourceError, unknown_name
+from crow.errors import ConfigError, ModelError, ResourceError, unknown_name
 from crow.models.adapters import adapter_chain, attach_adapter, check_adapter_path
-from crow.models.architecture import check_cache, find_embeddings, find_layers
+from crow.models.architecture import check_cache, find_embeddings, find_layers, unwrap
 from crow.models.ends import unmarked_ends
 from crow.models.four_bit import four_bit_options, is_quantized, keep_differentiable
 from crow.models.language_model import LanguageModel
@@ -33,6 +33,7 @@ from crow.models.sources import (
     plain_errors,
     portable,
     quiet,
+    read_mapping,
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -90,21 +91,27 @@ def load_model(
 
 
 def take_tokenizer(lm: LanguageModel, folder: Path) -> None:
-    """Give a model the tokenizer, or the chat template, that an adapter was trained with, where its folder has one.
+    """Give a model the tokenizer and the chat template that an adapter was trained with, as far as its folder has them.
+
+    A tokenizer with more tokens than the model has embeddings leaves its template alone: what else it has, the model
+    cannot have learnt.
 
     Raises:
-        ModelError: if it cannot be loaded.
-        AdapterError: if it has more tokens than the model has embeddings.
+        ModelError: if they cannot be read.
     """
-    if (folder / "tokenizer_config.json").is_file():
-        with plain_errors(str(folder)):
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        rows = find_embeddings(lm.model).num_embeddings
-        if len(tokenizer) > max(rows, len(lm.tokenizer)):
-            raise AdapterError(f"the tokenizer of {folder} has {len(tokenizer)} tokens, the model {rows} embeddings")
-        lm.tokenizer = with_padding(tokenizer)
-    elif (template := folder / "chat_template.jinja").is_file():
-        lm.tokenizer.chat_template = template.read_text(encoding="utf-8")
+    template = folder / "chat_template.jinja"
+    with plain_errors(str(folder)):
+        if (folder / "tokenizer_config.json").is_file():
+            # The folder has no configuration of a model, by which some tokenizers are told apart.
+            config = unwrap(lm.model).config
+            own: Any = AutoTokenizer.from_pretrained(str(folder), config=config, trust_remote_code=False)
+            own.chat_template = own.chat_template or lm.tokenizer.chat_template
+            if len(own) <= max(find_embeddings(lm.model).num_embeddings, len(lm.tokenizer)):
+                lm.tokenizer = with_padding(own)
+            else:
+                lm.tokenizer.chat_template = own.chat_template
+        elif template.is_file():
+            lm.tokenizer.chat_template = template.read_text(encoding="utf-8")
 
 
 def with_padding(tokenizer: Any) -> Any:
@@ -166,7 +173,8 @@ def load_whole(reference: str, path: Path, dtype: str, options: dict[str, Any]) 
     wrong += [f"{name} is {tuple(got)} and not {tuple(size)}" for name, got, size in sorted(report["mismatched_keys"])]
     if wrong:  # such weights would be random numbers
         raise ModelError(f"expected weights that fit the configuration of {reference}, but {wrong[0]}")
-    if is_quantized(model) and not options:
+    already = not is_gguf and "quantization_config" in read_mapping(path / "config.json")
+    if already if options else is_quantized(model):
         raise ModelError(f"expected weights as they were trained, but those of {reference} are quantized")
     provenance: dict[str, Any] = {
         "reference": reference,

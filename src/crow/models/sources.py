@@ -18,6 +18,7 @@ from crow.models.smollm import ALIASES, converted_folder, packaged_gguf
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 WEIGHTS = "*.safetensors"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DOWNLOADED = ["*.json", WEIGHTS, "*.jinja", "*.txt", "*.model"]
 """What of a hub repository is worth having: configuration, tokenizer, weights. Never a pickle or code."""
 
@@ -130,12 +131,13 @@ def check_named_weights(folder: Path, reference: str) -> None:
     """
     if "transformers_weights" in read_mapping(folder / "config.json"):
         raise ModelError(f"expected weights under their usual names in {reference}, but its config.json names others")
-    for index in folder.glob("*.safetensors.index.json"):
-        named = read_mapping(index).get("weight_map")
-        own = {path.name for path in model_weights(folder)}
-        other = [name for name in (named.values() if isinstance(named, dict) else [named]) if name not in own]
-        if other:
-            raise ModelError(f"expected {index.name} of {reference} to name safetensors beside it, got {other[0]!r}")
+    index = folder / INDEX
+    if (folder / WHOLE).is_file() or not index.is_file():  # a whole file comes first
+        return
+    named, own = read_mapping(index).get("weight_map"), {path.name for path in model_weights(folder)}
+    other = [name for name in (named.values() if isinstance(named, dict) else [named]) if name not in own]
+    if other:
+        raise ModelError(f"expected {INDEX} of {reference} to name safetensors beside it, got {other[0]!r}")
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def alone_in(work: Path, output: Path) -> Iterator[None]:
                 held.enter_context(lock_of(work))
             except Timeout:
                 free = False
-            except OSError:
+            except (OSError, NotImplementedError):
                 pass  # no place for locks here, or a file system without
         if not agreed(free):
             raise OutputError(f"another run is filling the output folder {output}; wait for it, or choose another")
@@ -175,7 +175,7 @@ def load(
 
 
 def note_cut(lm: LanguageModel, examples: Sequence[Example], max_length: int, report: Reporter) -> None:
-    """Say how many examples have prompts that leave no room for the rest of their answers' first token.
+    """Say how many examples have prompts that leave no room for more than their answers' first token.
 
     Raises:
         DataError: if all have.
@@ -185,10 +185,11 @@ def note_cut(lm: LanguageModel, examples: Sequence[Example], max_length: int, re
     limit, longest = position_limit(lm.model), max(map(len, items), default=0)
     if limit is not None and longest > limit:
         raise ConfigError(
-            f"expected --max-length of at most {limit}, the positions of {lm.reference}, got {max_length}"
+            f"expected examples of at most {limit} tokens, for which {lm.reference} has positions, got one of "
+            f"{longest}; pass a smaller --max-length, or leave out the longest prompts"
         )
-    full = sum(len(item.prompt_ids) >= max_length for item in items)
-    told = f"{full} of {len(examples)} examples have prompts of {max_length} tokens or more"
+    full = sum(len(item.prompt_ids) >= max_length - 1 for item in items)
+    told = f"{full} of {len(examples)} examples have prompts of {max_length - 1} tokens or more"
     if examples and full == len(examples):
         raise DataError(f"expected room for answers, but {told}; pass a larger --max-length")
     if full:
