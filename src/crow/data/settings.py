@@ -9,7 +9,6 @@ import yaml
 
 from crow.errors import ConfigError, unknown_name
 
-
 MOST = 2**31 - 1
 """The largest seed that every generator takes."""
 
