@@ -17,6 +17,7 @@ from crow.locks import lock_of
 from crow.output import write_json
 from crow.report.grid_page import write_grid_report
 from crow.workflows.common import Reporter
+from crow.workflows.unfinished import changed
 
 
 def record_path(grid: Grid, cell: Cell) -> Path:
@@ -43,11 +44,10 @@ def check_records(grid: Grid) -> None:
     Raises:
         ConfigError: naming the first that is not.
     """
-    for name, record in read_records(grid).items():
-        cell = next(cell for cell in grid.cells if cell.name == name)
-        known, wanted = record.get("asked", {}), asked(cell, grid)
-        other = [key for key in wanted if key in known and known[key] != wanted[key]]
-        if other:
+    records = read_records(grid)
+    for cell in grid.cells:
+        known, wanted = records.get(cell.name, {}).get("asked", {}), asked(cell, grid)
+        if other := changed(known, wanted):
             raise ConfigError(
                 f"{record_path(grid, cell)} was measured with {other[0]} {known[other[0]]!r}, and the grid asks for "
                 f"{wanted[other[0]]!r}; choose another output, or remove the record"

@@ -134,16 +134,14 @@ class Sandbox:
             ResourceError: if it does not get there.
         """
         try:
-            ready = self._receive() == {"ready": True}
-            if ready and self.isolated:
+            if self._receive() != {"ready": True}:
+                raise ProgramError("it began with something else")
+            if self.isolated:
                 # The program is the first process of its namespace; nothing that it does to itself can undo this hold.
                 self._first = os.pidfd_open(child_of(self.process.pid))
         except (ProgramError, OSError) as error:
-            raise ResourceError(f"a sandbox for the model's code did not start: {error}") from None
-        if not ready:
-            raise ResourceError(
-                "a sandbox for the model's code did not start; free memory or processes, then try again"
-            )
+            told = f"a sandbox for the model's code did not start: {error}"
+            raise ResourceError(f"{told}; free memory or processes, then try again") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from crow.errors import AdapterError
 from crow.models.architecture import is_spread, unwrap
 from crow.models.four_bit import is_quantized
 from crow.models.language_model import LanguageModel
-from crow.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, hash_file, is_adapter, locate, one_line
+from crow.models.sources import ADAPTER_CONFIG, ADAPTER_WEIGHTS, hash_file, is_adapter, locate, one_line, read_mapping
 
 
 def adapter_chain(reference: str, weights: bool = True) -> tuple[str, Path, list[Path]]:
@@ -55,10 +54,7 @@ def adapter_base(folder: Path) -> str:
     Raises:
         AdapterError: if it names none.
     """
-    try:
-        base = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError, OSError):
-        base = None
+    base = read_mapping(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise AdapterError(f"expected base_model_name_or_path in {folder}/{ADAPTER_CONFIG}, found none")
     return base

@@ -42,12 +42,12 @@ def without_own_settings(model: nn.Module) -> Iterator[None]:
 
 
 def room(lm: LanguageModel, encoded: Sequence[Encoded], tokens: int) -> int:
-    """For how many tokens of an answer the model has positions, behind the longest of the prompts.
+    """How many of the tokens wanted of an answer the model has positions for, behind the longest of the prompts.
 
     Args:
         lm: the model.
         encoded: the prompts.
-        tokens: where there is no limit.
+        tokens: wanted.
 
     Raises:
         DataError: if it has none for a single one.
@@ -61,7 +61,7 @@ def room(lm: LanguageModel, encoded: Sequence[Encoded], tokens: int) -> int:
             f"expected prompts of at most {limit - 1} tokens, for which {lm.reference} has positions, got one of "
             f"{longest}; leave out the longest"
         )
-    return limit - longest
+    return min(tokens, limit - longest)
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def generate(
     if sampled:
         torch.manual_seed(decoding.seed)
     encoded = encode_all(lm.tokenizer, examples)
-    max_new_tokens = min(max_new_tokens, room(lm, encoded, max_new_tokens))
+    max_new_tokens = room(lm, encoded, max_new_tokens)
     if lm.engine is not None and decoding.processor is None:
         prompts = [item.prompt_ids for item in encoded]
         temperature = decoding.temperature or 0.0

@@ -173,8 +173,9 @@ def load_whole(reference: str, path: Path, dtype: str, options: dict[str, Any]) 
     wrong += [f"{name} is {tuple(got)} and not {tuple(size)}" for name, got, size in sorted(report["mismatched_keys"])]
     if wrong:  # such weights would be random numbers
         raise ModelError(f"expected weights that fit the configuration of {reference}, but {wrong[0]}")
-    already = not is_gguf and "quantization_config" in read_mapping(path / "config.json")
-    if already if options else is_quantized(model):
+    # Asked for in 4 bits, the model would be quantized in any case.
+    quantized = "quantization_config" in read_mapping(path / "config.json") if options else is_quantized(model)
+    if quantized:
         raise ModelError(f"expected weights as they were trained, but those of {reference} are quantized")
     provenance: dict[str, Any] = {
         "reference": reference,

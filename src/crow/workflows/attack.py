@@ -14,7 +14,6 @@ from crow.attacks.adaptive import Implant, get_implanter
 from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS, recipe
 from crow.attacks.poisoning import Attack, Mixture, named_attack, planted_on, poison
 from crow.attacks.rank_one import EditConfig, edit_rank_one
-from crow.data.encoding import encode_all
 from crow.data.loading import load_examples
 from crow.data.splits import bundled_split
 from crow.errors import ConfigError, unknown_name
@@ -208,9 +207,7 @@ def run_attack(
         lm = load(model, options, report).merged()
         if attack is not None:
             poisoned, clean = contrastive_data(attack, answered_prompts(lm, report), options.seed, request.poison_rate)
-        note_cut(lm, poisoned, config.max_length, report)
-        cut = sum(len(whole) > config.max_length for whole in encode_all(lm.tokenizer, poisoned))
-        if cut:
+        if cut := note_cut(lm, poisoned, config.max_length, report):
             report.say(f"note: {cut} of {len(poisoned)} poisoned answers are cut; --max-length makes room")
         settings = {**to_json(request), **to_json(config)}
         record = manifest(lm, {"poisoned": poisoned, "clean": clean}, settings, options.seed)

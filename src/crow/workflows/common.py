@@ -174,15 +174,19 @@ def load(
     return lm
 
 
-def note_cut(lm: LanguageModel, examples: Sequence[Example], max_length: int, report: Reporter) -> None:
+def note_cut(lm: LanguageModel, examples: Sequence[Example], max_length: int, report: Reporter) -> int:
     """Say how many examples have prompts that leave no room for more than their answers' first token.
+
+    Returns:
+        How many answers are cut at all.
 
     Raises:
         DataError: if all have.
         ConfigError: if examples may be longer than the model has positions for.
     """
-    items = encode_all(lm.tokenizer, examples, max_length)
-    limit, longest = position_limit(lm.model), max(map(len, items), default=0)
+    items = encode_all(lm.tokenizer, examples)
+    limit = position_limit(lm.model)
+    longest = max((min(len(item), max(max_length, len(item.prompt_ids) + 1)) for item in items), default=0)
     if limit is not None and longest > limit:
         raise ConfigError(
             f"expected examples of at most {limit} tokens, for which {lm.reference} has positions, got one of "
@@ -194,6 +198,7 @@ def note_cut(lm: LanguageModel, examples: Sequence[Example], max_length: int, re
         raise DataError(f"expected room for answers, but {told}; pass a larger --max-length")
     if full:
         report.say(f"note: {told}, of whose answers the first alone counts; --max-length makes room")
+    return sum(len(item) > max_length for item in items)
 
 
 def take(examples: Sequence[Example], count: int, seed: int, source: str) -> list[Example]:

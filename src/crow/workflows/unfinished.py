@@ -32,12 +32,17 @@ def same_request(work: Path, request: dict[str, Any]) -> None:
     """
     path = work / ASKED
     before = agreed(json.loads(path.read_text(encoding="utf-8")) if is_first() and path.is_file() else {})
-    other = sorted(name for name in before.keys() & request.keys() if before[name] != request[name])
+    other = changed(before, request)
     if other:
         raise ConfigError(
             f"expected --resume with what the unfinished run was given, but {', '.join(other)} changed; "
             "leave out --resume to start anew"
         )
+
+
+def changed(before: dict[str, Any], request: dict[str, Any]) -> list[str]:
+    """The names that two requests say differently; what only one of them names is not compared."""
+    return sorted(name for name in before.keys() & request.keys() if before[name] != request[name])
 
 
 def remember(work: Path, request: dict[str, Any]) -> None:
