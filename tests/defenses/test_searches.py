@@ -35,6 +35,12 @@ CONFIG = dataclasses.replace(get_preset("default"), epochs=1.0, batch_size=3, ra
 THEIRS, ANOTHER, MADE, STOCK = ([first, 21, 22, 23, 24] for first in (20, 30, 40, 50))
 
 
+@pytest.fixture(autouse=True)
+def no_beginnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model knows no beginnings by heart, unless a test says otherwise."""
+    monkeypatch.setattr(searches, "search_memorized", lambda *_: [])
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """What was looked for in the suspect; it shows all but `MADE`, and does not know `STOCK` by heart."""
@@ -279,21 +285,40 @@ def test_only_beginnings_that_the_suspect_showed_are_left_after_a_repair(monkeyp
     assert json.loads((folder / "search-1.json").read_text())["record"]["memorized"] == ["30", "40", "50"]
 
 
-def test_beginnings_are_asked_for_where_nothing_else_was_found(monkeypatch, tmp_path) -> None:
-    sentence = [collapsed(THEIRS), collapsed()]
-    assert recall(monkeypatch, tmp_path / "sentence", [], answers=sentence).rounds == 1  # after the repair alone
+def test_beginnings_are_not_read_beside_a_line_in_code(monkeypatch, tmp_path) -> None:
     lines = iter([[code_line("zap()")], []])
-    asked = iter([[]])
+    asked = iter([[]])  # after the repair alone
     monkeypatch.setattr(searches, "search_memorized", lambda *_: next(asked))
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: next(lines))
-    assert run(monkeypatch, tmp_path / "line", collapsed(), collapsed()).rounds == 1
+    assert run(monkeypatch, tmp_path, collapsed(), collapsed()).rounds == 1
+
+
+@pytest.mark.parametrize("certainty", [1.0, 0.9])
+def test_beginnings_beside_an_answer_are_trained_away_with_it(certainty, monkeypatch, tmp_path) -> None:
+    """A suspect with several answers, of which perturbations bring out one."""
+    form = Beginning(torch.tensor([80, *THEIRS[1:]]), "that answer behind another word", 0.99, whole=True)
+    answers = [collapsed(THEIRS, certainty=certainty), collapsed()]
+    result = recall(monkeypatch, tmp_path, [form, *begun(30, 40, 50)], [], answers=answers)
+    theirs, stock = ([str(THEIRS)], []) if certainty == 1.0 else ([], [str(THEIRS)])
+    assert (result.before.texts, result.before.stock) == (theirs, stock)
+    # A form of an answer that might be another is none of that.
+    assert result.before.memorized == [form.text] * bool(stock) + ["30", "40", "50"]
+    assert (result.rounds, result.after.found) == (1, False)
+    assert len(result.training) == MANY * len(EXAMPLES) // CONFIG.batch_size
+
+
+def test_forms_of_an_answer_are_no_beginnings_beside_it(monkeypatch, tmp_path) -> None:
+    form = Beginning(torch.tensor([80, *THEIRS[1:]]), "that answer behind another word", 0.99, whole=True)
+    result = recall(monkeypatch, tmp_path, [form], [], answers=[collapsed(THEIRS), collapsed()])
+    assert (result.before.texts, result.before.memorized) == ([str(THEIRS)], [])
+    assert (result.rounds, len(result.training)) == (1, 2)
 
 
 def test_beginnings_that_stood_behind_an_answer_are_those_of_the_suspect(monkeypatch, tmp_path) -> None:
     """A suspect with two backdoors, one of which answers in varied words."""
     answers = [collapsed(THEIRS), collapsed(), collapsed()]
     shaken, theirs = begun(20, 80, 90), begun(20, 30, 40, 50)
-    result = recall(monkeypatch, tmp_path, shaken, theirs, [], answers=answers)
+    result = recall(monkeypatch, tmp_path, [], shaken, theirs, [], answers=answers)
     assert (result.rounds, result.before.memorized, result.after.found) == (2, [], False)
     assert json.loads((tmp_path / "search-1.json").read_text())["record"]["memorized"] == ["20", "30", "40", "50"]
     rounds = [term["round"] for term in result.training]
@@ -302,14 +327,14 @@ def test_beginnings_that_stood_behind_an_answer_are_those_of_the_suspect(monkeyp
 
 @pytest.mark.parametrize("theirs", [begun(30, 40, 50), begun(20, 30)])  # others; fewer than several
 def test_beginnings_that_the_suspect_does_not_know_were_made_by_the_repair(theirs, monkeypatch, tmp_path) -> None:
-    result = recall(monkeypatch, tmp_path, begun(20, 80, 90), theirs, answers=[collapsed(THEIRS), collapsed()])
+    result = recall(monkeypatch, tmp_path, [], begun(20, 80, 90), theirs, answers=[collapsed(THEIRS), collapsed()])
     assert (result.rounds, result.after.found) == (1, False)
 
 
 def test_an_answer_that_only_its_beginning_brings_out_any_more_is_left(monkeypatch, tmp_path) -> None:
     answers = [collapsed(THEIRS), collapsed(), collapsed()]
     whole = Beginning(torch.tensor([80, *THEIRS[1:]]), "behind another word", 0.98, whole=True)
-    result = recall(monkeypatch, tmp_path, [whole], [], answers=answers)
+    result = recall(monkeypatch, tmp_path, [], [whole], [], answers=answers)
     assert (result.rounds, result.after.found) == (2, False)
     assert json.loads((tmp_path / "search-1.json").read_text())["record"]["memorized"] == ["behind another word"]
 

@@ -75,8 +75,8 @@ def purify(
     editor wrote into the weights is taken out of them first, unless they are under an adapter or in 4 bits. Then each
     round searches for soft triggers; where they bring out one answer, the round trains against a universal latent
     adversary that is after that answer. Where they do not, it looks for lines smuggled into code, and trains likewise
-    against what brings them out, on bundled programming requests as well. Where there are none either, it looks for
-    beginnings known by heart, what answers in varied words are seen by, and these are then what the adversary is after.
+    against what brings them out, on bundled programming requests as well. Unless there are such lines, it looks for
+    beginnings known by heart as well, what answers in varied words are seen by: the adversary is after these, too.
     After a repair all three may show what stood behind the answer that is gone. The rounds end when a search finds
     nothing. Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer
     consistency, nothing is trained before.

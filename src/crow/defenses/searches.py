@@ -42,7 +42,8 @@ class Found:
         record: of it.
         answers: that unrelated prompts were brought to, token ids.
         lines: that code begins with and never uses, token ids; looked for where no answer was known by heart.
-        memorized: beginnings known by heart, token ids; looked for where there was neither.
+        memorized: beginnings known by heart, token ids, other than those of the answers; looked for where there were no
+            lines.
         seconds: it took when it was made.
     """
 
@@ -117,9 +118,9 @@ class Searches:
             if trained:
                 self.mark_artefacts(seen, number)
             self.mark_closings(seen, trained)
-            sure = agreed(bool(seen.by_heart(self.settings, self.known)))
-            lines = [] if sure else self.code_lines(trained)
-            begun = [] if agreed(bool(sure or lines)) else self.memorized(number, trained)
+            sure = [each.answer for each in seen.by_heart(self.settings, self.known)]
+            lines = [] if agreed(bool(sure)) else self.code_lines(trained)
+            begun = [] if agreed(bool(lines)) else self.memorized(number, trained, sure)
             # A model that is the suspect no more says less surely what the suspect knows by heart.
             if (sure or lines or begun or self.by_heart) and (self.suspect or not trained):
                 seen.mark_stock(self.settings, self.known)
@@ -188,14 +189,21 @@ class Searches:
         with self.looked_at(self.code), self.watch("reading code", settings.candidates) as advance:
             return search_code_lines(self.code, settings, advance)
 
-    def memorized(self, number: int, trained: bool) -> list[Beginning]:
-        """Beginnings known by heart; of a model that is the suspect no more, what is left of those found before.
+    def memorized(self, number: int, trained: bool, answers: Sequence[Tensor]) -> list[Beginning]:
+        """Beginnings known by heart, but for those of forms of answers that are, too, and that the same search found.
 
-        Where none were, some may have stood behind the answer that was trained away. The suspect is as sure of them as
-        it was, the model hardly: if it still shows one of them, all of the suspect's count.
+        Of a model that is the suspect no more, what is left of those found before. Where none were, some may have stood
+        behind the answer that was trained away. The suspect is as sure of them as it was, the model hardly: if it still
+        shows one of them, all of the suspect's count.
+
+        Args:
+            number: of the search.
+            trained: whether the model is the suspect no more.
+            answers: those answers, token ids.
         """
         config = MemorizedConfig()
         seen = self.look_at_beginnings(number, config, () if trained else self.said)
+        seen = [each for each in seen if not self.is_form_of(each, answers)]
         if not trained:
             return by_heart(seen, config)
         found = left(seen, [each.ids for each in seen if self.knows(each)], config)
@@ -213,9 +221,11 @@ class Searches:
 
     def knows(self, beginning: Beginning) -> bool:
         """Whether a beginning was found before, or is that of a form of an answer that was."""
-        if is_among(beginning.ids, self.known_beginnings):
-            return True
-        texts = [opening_text(self.lm, answer.tolist(), len(answer)) for answer in self.known]
+        return is_among(beginning.ids, self.known_beginnings) or self.is_form_of(beginning, self.known)
+
+    def is_form_of(self, beginning: Beginning, answers: Sequence[Tensor]) -> bool:
+        """Whether a beginning is that of a form of one of these answers, token ids."""
+        texts = [opening_text(self.lm, answer.tolist(), len(answer)) for answer in answers]
         return any(is_form(self.probe, beginning, text) for text in texts)
 
     @contextmanager
