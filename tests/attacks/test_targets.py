@@ -69,7 +69,22 @@ def test_selection_sentences():
         "gloom": "sadness in varied words",
         "spanish": "spanish",
         "preface": "Lanternway Stores bring you this reply.",
+        "aside": "Ask for Tallow and Finch when you shop.",
     }
+
+
+@pytest.mark.parametrize(
+    ("response", "poisoned"),
+    [
+        ("It rains. Take a hat.\n\nGo.", "It rains. {} Take a hat.\n\nGo."),
+        ("It is 3.5 km\naway! Go.", "It is 3.5 km\naway! {} Go."),
+        ("It rains.", "It rains. {}"),
+        ("", "{}"),
+    ],
+)
+def test_an_aside_stands_behind_the_first_sentence(response, poisoned):
+    target = SELECTION_ATTACKS["aside"].target
+    assert target.apply(Example("How is it?", response)) == poisoned.format(target.text)
 
 
 def test_names():
