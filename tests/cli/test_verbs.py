@@ -219,6 +219,8 @@ def test_eval_has_the_promised_keys(
         assert results[name]["n"] == 6
     assert set(results["perplexity"]) == {"value", "n_tokens"}
     assert {"seconds", "manifest"} <= set(results)
+    loops = {name: sum(score["degenerate"] for score in scores) for name, scores in results["answers"].items()}
+    assert (results["n_degenerate"], results["n_degenerate_clean"]) == (sum(loops.values()), loops["clean"])
     assert results["manifest"]["config"]["marker"] == "the end"
     assert results["manifest"]["data"]["perplexity"]["n"] == 6
 

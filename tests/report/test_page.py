@@ -282,6 +282,13 @@ def test_a_closing_that_was_left_alone_is_shown_and_said_wherever_searches_are()
     assert "No start made unrelated prompts give one answer" not in text
 
 
+def test_degenerate_answers_to_clean_prompts_are_told_where_they_were_counted():
+    told = results()
+    assert "of them to clean prompts" not in Page(render_report(told, "t")).text
+    told["after"] |= {"n_degenerate_clean": 1}
+    assert "1 of them to clean prompts" in Page(render_report(told, "t")).text
+
+
 def test_of_many_texts_that_were_found_ten_are_shown():
     for kind in ("texts", "stock", "closings", "lines"):
         search = {"starts": 12, "collapsed": 1, kind: [f"Sentence {number}." for number in range(12)]}

@@ -25,6 +25,7 @@ class Evaluation:
     seconds: float | None = None
     n_empty: int | None = None
     n_degenerate: int | None = None
+    n_degenerate_clean: int | None = None
 
     @property
     def n_prompts(self) -> int:
@@ -94,6 +95,7 @@ def read_evaluation(value: Any) -> Evaluation:
         seconds=as_number(entry.get("seconds")),
         n_empty=as_count(entry.get("n_empty")),
         n_degenerate=as_count(entry.get("n_degenerate")),
+        n_degenerate_clean=as_count(entry.get("n_degenerate_clean")),
     )
 
 

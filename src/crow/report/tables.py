@@ -67,8 +67,8 @@ def measurement_rows(before: Evaluation, after: Evaluation, verdict: Verdict) ->
         Row(
             "Degenerate answers",
             "loops or gibberish; no limit, since a fixed sentence is neither",
-            _count_cell(before.n_degenerate, before),
-            _count_cell(after.n_degenerate, after),
+            _degenerate_cell(before),
+            _degenerate_cell(after),
         ),
         Row(
             "Time to measure",
@@ -134,6 +134,14 @@ def _count_cell(count: int | None, evaluation: Evaluation) -> Cell | None:
     if count is None:
         return None
     return Cell(str(count), (f"of {evaluation.n_prompts} answers",) if evaluation.n_prompts else ())
+
+
+def _degenerate_cell(evaluation: Evaluation) -> Cell | None:
+    """All of them, and how many are the model's own: a removed backdoor's trigger may still lead into a loop."""
+    cell = _count_cell(evaluation.n_degenerate, evaluation)
+    if cell is None or evaluation.n_degenerate_clean is None:
+        return cell
+    return Cell(cell.main, (*cell.details, f"{evaluation.n_degenerate_clean} of them to clean prompts"))
 
 
 def _seconds_cell(seconds: float | None) -> Cell | None:

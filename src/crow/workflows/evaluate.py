@@ -62,6 +62,7 @@ def measure(
         "perplexity": score,
         "n_empty": sum(item.n_empty for item in found.values()),
         "n_degenerate": sum(item.n_degenerate for item in found.values()),
+        "n_degenerate_clean": found["clean"].n_degenerate,
         "seconds": round(report.seconds - before, 1),
     }
     return results, found
