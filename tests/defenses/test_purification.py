@@ -381,9 +381,9 @@ def test_progress_is_told_for_searches_and_trainings(finding: list[int], tmp_pat
         yield steps.append
 
     purify(pico_language_model("llama"), EXAMPLES, dataclasses.replace(DEFAULT, rounds=1), tmp_path, watch=watch)
-    titles = [title for title, _, _ in shown]
-    assert titles == ["searching for soft triggers", "training", "searching for soft triggers"]
-    _, total, steps = shown[1]
+    search = ["searching for soft triggers", "reading beginnings"]
+    assert [title for title, _, _ in shown] == [*search, "training", *search]
+    _, total, steps = shown[2]
     assert sum(steps) == total == 2
 
 
