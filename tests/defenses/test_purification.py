@@ -344,7 +344,7 @@ def test_a_resumed_run_counts_the_time_of_what_was_done_before(finding: list[int
             path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": seconds}))
     resumed = purify(pico_language_model("llama"), EXAMPLES, DEFAULT, tmp_path, resume=True)
     assert resumed.seconds["search"] == 3000.0
-    assert 800.0 < resumed.seconds["training"] < 1000.0
+    assert 800.0 <= resumed.seconds["training"] < 1000.0  # what is left to do may take no tenth of a second
 
 
 @pytest.mark.parametrize("preset", [DEFAULT, PAPER], ids=["default", "paper"])
