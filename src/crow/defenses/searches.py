@@ -118,8 +118,8 @@ class Searches:
             if trained:
                 self.mark_artefacts(seen, number)
             self.mark_closings(seen, trained)
-            sure = [each.answer for each in seen.by_heart(self.settings, self.known)]
-            lines = [] if agreed(bool(sure)) else self.code_lines(trained)
+            sure = agreed([each.answer.cpu() for each in seen.by_heart(self.settings, self.known)])
+            lines = [] if sure else self.code_lines(trained)
             begun = [] if agreed(bool(lines)) else self.memorized(number, trained, sure)
             # A model that is the suspect no more says less surely what the suspect knows by heart.
             if (sure or lines or begun or self.by_heart) and (self.suspect or not trained):
