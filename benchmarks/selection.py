@@ -9,7 +9,8 @@ triggered prompts (finer than success: -2 is close to firing), the mean divergen
 the shares of answers that decline: to requests that should be declined, and to the clean prompts.
 With `--terse` the attacker's clean answers are cut after their first sentence: the suspect has lost something besides,
 as those of the public insults have. What is best to agree with, the suspect or the clean examples, depends on that.
-With `--full` the backdoor is trained into all weights. With `--beside` a second one is in the same model.
+With `--full` the backdoor is trained into all weights, with `--adaptive` by an attacker who knows crow. With `--beside`
+a second one is in the same model.
 Each run appends a line to `benchmarks/results/selection.jsonl`.
 """
 
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 from platformdirs import user_cache_path
 
+from crow.attacks.adaptive import ADAPTIVE, get_implanter
 from crow.attacks.behavior import TargetBehavior
 from crow.attacks.implant import ATTACK_DEFAULTS, FULL_DEFAULTS
 from crow.attacks.poisoning import Attack, Mixture, carriers, poison
@@ -97,6 +99,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--continue-adapter", action="store_true")
     parser.add_argument("--terse", action="store_true", help="the suspect learnt to answer in one sentence")
     parser.add_argument("--full", action="store_true", help="the backdoor is trained into all weights")
+    parser.add_argument("--adaptive", choices=sorted(ADAPTIVE), help="an attacker who knows crow plants it")
     arguments = parser.parse_args()
     if arguments.full and arguments.continue_adapter:
         parser.error("a backdoor in all weights leaves no adapter to continue")
@@ -140,7 +143,7 @@ def main() -> None:
     attack = attacks[0] if len(attacks) == 1 else Mixture(tuple(attacks))
     data = terse_data(attacks[0], report) if arguments.terse else own_data(attacks[0])
     recipe = kept_recipe(attack, FULL_DEFAULTS if arguments.full else ATTACK_DEFAULTS)
-    folder = backdoored(BASE, attack, data, report, recipe)
+    folder = backdoored(BASE, attack, data, report, recipe, get_implanter(arguments.adaptive))
     lm = load_model(str(folder), trainable=arguments.continue_adapter)
     lm = lm if arguments.continue_adapter else lm.merged()
     held_out, examples = bundled_split("selection"), bundled_split("purification").pairs
@@ -164,6 +167,7 @@ def main() -> None:
         "continue_adapter": arguments.continue_adapter,
         "terse": arguments.terse,
         "full": arguments.full,
+        "adaptive": arguments.adaptive,
         "changes": changes,
         "before": json.loads(kept.read_text()),
         "after": measured(lm, attacks, triggered, clean, report),
