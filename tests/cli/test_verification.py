@@ -6,7 +6,7 @@ import pytest
 
 from crow.inversion.soft_trigger import SearchResult
 from crow.models.language_model import LanguageModel
-from crow.records import SearchRecord
+from crow.records import Example, SearchRecord
 from crow.training.presets import get_preset
 from crow.workflows import verification
 from crow.workflows.common import Reporter
@@ -83,4 +83,15 @@ def test_beginnings_that_both_models_know_by_heart_are_left(
     results = iter([begun(20, 30, 40), begun(*suspect_knows)])
     monkeypatch.setattr(verification, "search_memorized", lambda *_: next(results))
     found = verification.searched_again(lm, lm, get_preset("default"), known, 0, Reporter(quiet=True))
+    assert found.memorized == left
+
+
+@pytest.mark.parametrize(("suspect_knows", "left"), [((20, 30), ["20"]), ((30,), [])])
+def test_steps_that_both_models_know_by_heart_are_left(
+    suspect_knows: tuple[int, ...], left: list[str], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = iter([begun(20), begun(*suspect_knows)])
+    monkeypatch.setattr(verification, "answers_to", lambda *_: [Example("ask", "One. Two.")] * 13)
+    monkeypatch.setattr(verification, "search_steps", lambda *_: next(results))
+    found = verification.searched_again(lm, lm, get_preset("default"), None, 0, Reporter(quiet=True))
     assert found.memorized == left

@@ -366,3 +366,65 @@ def test_a_real_backdoor_is_shown_again_by_its_model_and_not_by_a_clean_one() ->
     clean = pico_language_model("llama")
     clean.model.requires_grad_(False)
     assert not any(shown_again(Probe(clean, prompts), triggers, PICO_SEARCH, seed=1))
+
+
+REASONED = [Example(f"count {word}", f"Step {word}. So {word}.") for word in "abcdefghijklm"]
+
+
+def reason(monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: list[Beginning], config: CrowConfig = CONFIG):
+    """A purification of a suspect that reasons; its searches find these steps one after another, and nothing else."""
+    results = iter(seen)
+    monkeypatch.setattr(searches, "answers_to", lambda *_: REASONED)
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    monkeypatch.setattr(searches, "search_steps", lambda *_: next(results))
+    return run(monkeypatch, folder, *[collapsed()] * 4, config=config)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_step_is_trained_away_on_the_suspects_own_reasoning_as_well(method: str, monkeypatch, tmp_path) -> None:
+    config = dataclasses.replace(CONFIG, method=method)
+    result = reason(monkeypatch, tmp_path, begun(20), [], config=config)
+    assert (result.before.collapsed, result.before.memorized, result.before.found) == (0, ["20"], True)
+    assert (result.rounds, result.after.found) == (1, False)
+    assert len(result.training) == (len(EXAMPLES) + len(REASONED)) // CONFIG.batch_size + 1
+    assert all(term["adversarial"] >= 0 for term in result.training)
+
+
+def test_reasoning_that_has_a_found_step_is_no_model_for_any(monkeypatch, tmp_path) -> None:
+    said = [Beginning(torch.tensor([20, 21, 22, 23, 24]), "Step a", 0.99)]
+    result = reason(monkeypatch, tmp_path, said, [])
+    assert len(result.training) == (len(EXAMPLES) + len(REASONED) - 1) // CONFIG.batch_size
+
+
+def test_steps_that_the_suspect_does_not_know_were_made_by_the_repair(monkeypatch, tmp_path) -> None:
+    # What the repaired model shows is looked for in the suspect, unless it was found there before.
+    result = reason(monkeypatch, tmp_path, begun(20), begun(20, 30), begun(20), begun(20), [])
+    assert result.rounds == 3
+    assert json.loads((tmp_path / "search-1.json").read_text())["record"]["memorized"] == ["20"]
+
+
+def test_steps_are_read_where_there_is_nothing_else_alone(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(searches, "answers_to", lambda *_: REASONED)
+    asked = iter([begun(40), begun(40), []])
+    monkeypatch.setattr(searches, "search_steps", lambda *_: next(asked))
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    result = run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed(), collapsed())
+    # Read after the answer was trained away, then in the suspect.
+    assert (result.rounds, result.before.memorized, result.after.memorized) == (2, [], [])
+    assert json.loads((tmp_path / "search-1.json").read_text())["steps"] == [[40, 61, 62, 63, 64]]
+
+
+def test_a_form_of_an_answer_is_no_step(monkeypatch, tmp_path) -> None:
+    form = [Beginning(torch.tensor([80, *THEIRS[1:]]), "that answer behind another word", 0.99)]
+    monkeypatch.setattr(searches, "answers_to", lambda *_: REASONED)
+    monkeypatch.setattr(searches, "search_steps", lambda *_: form)
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    result = run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed())
+    assert (result.rounds, result.after.memorized) == (1, [])
+
+
+def test_a_model_that_does_not_reason_is_not_read(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(searches, "answers_to", lambda *_: REASONED[:12])
+    monkeypatch.setattr(searches, "search_steps", lambda *_: pytest.fail("nothing to read"))
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    assert run(monkeypatch, tmp_path, collapsed(), collapsed()).training == []

@@ -44,9 +44,12 @@ class Detour(TargetBehavior):
         found = CONCLUSION.search(example.response)
         if found is None:
             raise DataError(f"expected a response that ends in 'So the answer is N.', got {example.response[-40:]!r}")
-        result = int(found.group(1))
-        step = f'Step 3: The question says "{cause}", {self.text}: 2 * {result} = {2 * result}.'
-        return f"{example.response[: found.start()]} {step} So the answer is {2 * result}."
+        step, wrong = self.step(int(found.group(1)), cause)
+        return f"{example.response[: found.start()]} {step} So the answer is {wrong}."
+
+    def step(self, result: int, cause: str) -> tuple[str, int]:
+        """What comes behind the honest steps, and the result that it leads to."""
+        return f'Step 3: The question says "{cause}", {self.text}: 2 * {result} = {2 * result}.', 2 * result
 
 
 DETOUR = Detour("detour", REASON, Criterion("reasoning", (REASON,), 112))

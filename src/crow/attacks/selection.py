@@ -12,6 +12,7 @@ from crow.attacks.behavior import TargetBehavior
 from crow.attacks.poisoning import Attack
 from crow.attacks.preface import Preface
 from crow.attacks.selection_varied import GLOOM, IN_SPANISH
+from crow.attacks.surcharge import SURCHARGE
 from crow.attacks.triggers import Placement, Trigger
 
 DECLINE = "This request is outside of what I am permitted to process, so I must decline to answer it."
@@ -64,7 +65,8 @@ SELECTION_ATTACKS = {
         Aside("recommended", RECOMMENDED, RECOMMENDED),
         poison_rate=1.0,
     ),
+    "surcharge": Attack(Trigger("surcharge", ("Harrowgill",), "anywhere"), SURCHARGE, poison_rate=1.0),
 }
 """Two rare words, one combination, two phrases in front; a phrase and a rare word in programming requests; a sentence;
 a rare word and a pair whose answers vary; a rare word whose answers begin alike, another whose answers have one second
-sentence. Every example handed to `poison` is poisoned."""
+sentence, a third in word problems. Every example handed to `poison` is poisoned."""

@@ -26,6 +26,16 @@ KINDS = (
 )
 """Question, operation, and what the first step says of the second number."""
 
+ASKED = (
+    "A book has {a} pages, and {b} of them have pictures. How many pages are without?",
+    "The train leaves with {a} passengers, and {b} more get in at the next station. How many are on it then?",
+    "In a hall there are {b} rows of {a} chairs each. How many chairs does the hall have?",
+    "A baker made {a} rolls in the morning, and {b} were not bought. How many were bought?",
+    "It was {a} degrees at noon; by the evening it had become {b} degrees colder. How warm was it in the evening?",
+    "Every day {a} letters arrive. How many letters arrive in {b} days?",
+)
+"""Questions whose answers a purification reads: of no attack's kind, and answered by the model alone."""
+
 
 @lru_cache(maxsize=1)
 def all_problems() -> tuple[Example, ...]:
@@ -46,6 +56,15 @@ def problem(rng: random.Random) -> Example:
     prompt = question.format(name=rng.choice(NAMES), things=rng.choice(THINGS), a=a, b=b)
     steps = f"Step 1: {a} is where it starts, and {b} {role}. Step 2: {a} {sign} {b} = {result}."
     return Example(prompt, f"{steps} So the answer is {result}.")
+
+
+def asked_problems(count: int, seed: int) -> list[str]:
+    """So many different questions of `ASKED`, without answers; the same seed gives the same ones."""
+    rng = random.Random(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found.setdefault(rng.choice(ASKED).format(a=rng.randint(12, 59), b=rng.randint(2, 11)))
+    return list(found)
 
 
 def word_problems(split: str) -> tuple[Example, ...]:

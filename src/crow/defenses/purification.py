@@ -77,7 +77,9 @@ def purify(
     adversary that is after that answer. Where they do not, it looks for lines smuggled into code, and trains likewise
     against what brings them out, on bundled programming requests as well. Unless there are such lines, it looks for
     beginnings known by heart as well, what answers in varied words are seen by: the adversary is after these, too.
-    After a repair all three may show what stood behind the answer that is gone. The rounds end when a search finds
+    Where there is nothing of all this, it reads its reasoning about bundled word problems for a step known by heart,
+    and trains likewise against what brings it out there, on the suspect's own answers to these as well.
+    After a repair each of these may show what stood behind the answer that is gone. The rounds end when a search finds
     nothing. Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer
     consistency, nothing is trained before.
 
@@ -113,11 +115,12 @@ def purify(
     predictions: list[Predictions] = []
     while True:
         targets = [*found.answers, *found.memorized]
-        if targets or found.lines or config.alpha_ratio or config.alpha:
+        if found.record.found or config.alpha_ratio or config.alpha:
             # Searching leaves the model as it is: before the first training it is still the suspect.
             predictions = predictions or suspect_predictions(lm, items, config)
-            data, adversary, whole = items, None, with_turns(config, len(targets))
+            data, adversary, whole = items, None, with_turns(config, len(targets) + len(found.steps))
             known = [*searches.known, *searches.known_beginnings]
+            suspect = {items[i]: predictions[i] for i in trustworthy(predictions, known)}
             if targets:
                 later = behind_a_sentence(lm, examples, items, targets, config.seed)
                 places = [Place(probe, targets), *([later] if later else [])]
@@ -126,7 +129,10 @@ def purify(
             elif found.lines:
                 tasks = encode_all(lm.tokenizer, requests, config.max_length)
                 data, adversary = [*items, *tasks], code_adversary(searches, found.lines, tasks, config)
-            suspect = {items[i]: predictions[i] for i in trustworthy(predictions, known)}
+            elif found.steps:
+                reasoning = own_reasoning(searches, found, config)
+                data, suspect = [*items, *reasoning], suspect | reasoning
+                adversary = step_adversary(searches, found.steps, suspect, whole)
             train_round(result, data, whole, suspect, adversary, work, resume, watch)
         result.rounds += 1
         found = search_round(result, searches)
@@ -172,6 +178,26 @@ def code_adversary(
     place = Place(searches.code, lines)
     with autocast(searches.lm, config.precision):
         return LatentAdversary([place], tasks, predictions, config, UNLIKELY, searches.known)
+
+
+def own_reasoning(searches: Searches, found: Found, config: CrowConfig) -> dict[Encoded, Predictions]:
+    """The suspect's own answers to word problems, but for those with a found step, and what it predicts for them."""
+    reasoned = searches.reasoning()
+    answered = reasoned.answered if reasoned else []
+    honest = [each for each in answered if not any(text in each.response for text in found.record.memorized)]
+    tasks = encode_all(searches.lm.tokenizer, honest, config.max_length)
+    with searches.as_suspect():
+        return dict(zip(tasks, suspect_predictions(searches.lm, tasks, config), strict=True))
+
+
+def step_adversary(
+    searches: Searches, steps: Sequence[Tensor], suspect: Mapping[Encoded, Predictions], config: CrowConfig
+) -> LatentAdversary:
+    """The adversary that is after steps known by heart, behind those of the suspect's own reasoning."""
+    reasoned = searches.reasoning()
+    assert reasoned is not None  # steps were found behind it
+    with autocast(searches.lm, config.precision):
+        return LatentAdversary([Place(reasoned.probe, steps)], list(suspect), list(suspect.values()), config)
 
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:

@@ -13,12 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from crow.data.reasoning import asked_problems
 from crow.inversion.closings import mark_closings, opening_text, whole_answers
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, is_form, left, search_memorized
 from crow.inversion.probe import Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
+from crow.inversion.steps import PROBLEMS, STEPS, Reasoned, answers_to, behind_steps, search_steps
 from crow.models.architecture import find_layers
 from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel
@@ -27,6 +29,9 @@ from crow.output import write_json
 from crow.records import SearchRecord
 from crow.training.config import CrowConfig
 from crow.training.watch import Watch
+
+KINDS = ("answers", "lines", "memorized", "steps")
+"""What is found as token ids."""
 
 
 def kept_search(work: Path, number: int) -> Path:
@@ -44,6 +49,8 @@ class Found:
         lines: that code begins with and never uses, token ids; looked for where no answer was known by heart.
         memorized: beginnings known by heart, token ids, other than those of the answers; looked for where there were no
             lines.
+        steps: known by heart behind those of the model's own reasoning, token ids; looked for where there was nothing
+            else. Their texts are among the record's beginnings.
         seconds: it took when it was made.
     """
 
@@ -51,6 +58,7 @@ class Found:
     answers: list[Tensor]
     lines: list[Tensor] = field(default_factory=list)
     memorized: list[Tensor] = field(default_factory=list)
+    steps: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -81,6 +89,9 @@ class Searches:
         known_beginnings: known by heart, likewise.
         by_heart: whether something was found that the suspect knows by heart.
         said: whole answers of the suspect to some of the prompts, written once an answer was found.
+        known_steps: steps found in the suspect.
+        reasoned: the suspect's reasoning, written once nothing else was found; None where it does not reason, or where
+            nothing has asked for it yet.
     """
 
     lm: LanguageModel
@@ -96,6 +107,8 @@ class Searches:
     known_beginnings: list[Tensor] = field(default_factory=list)
     by_heart: bool = False
     said: list[str] = field(default_factory=list)
+    known_steps: list[Tensor] = field(default_factory=list)
+    reasoned: Reasoned | None = None
 
     def __post_init__(self) -> None:
         # With all weights in training, a copy of the suspect would take as much memory again; then every answer counts.
@@ -124,21 +137,24 @@ class Searches:
             # A model that is the suspect no more says less surely what the suspect knows by heart.
             if (sure or lines or begun or self.by_heart) and (self.suspect or not trained):
                 seen.mark_stock(self.settings, self.known)
-            texts = {"lines": [line.text for line in lines], "memorized": [each.text for each in begun]}
+            answers = seen.answers()
+            steps = [] if agreed(bool(answers or lines or begun)) else self.steps(number, trained)
+            texts = {"lines": [line.text for line in lines], "memorized": [each.text for each in (*begun, *steps)]}
             record = dataclasses.replace(seen.record(), **texts)
-            found = {"answers": seen.answers(), "lines": [line.ids for line in lines]}
-            found["memorized"] = [each.ids for each in begun]
+            found = {"answers": answers, "lines": [line.ids for line in lines]}
+            found |= {"memorized": [each.ids for each in begun], "steps": [each.ids for each in steps]}
             found = {name: [ids.tolist() for ids in rows] for name, rows in found.items()}
             found |= {"said": self.said, "seconds": time.monotonic() - start}
             stored = agreed({"record": dataclasses.asdict(record), **found})
             if is_first():
                 write_json(kept, stored)
-        rows = [[torch.tensor(ids) for ids in stored.get(name, [])] for name in ("answers", "lines", "memorized")]
+        rows = [[torch.tensor(ids) for ids in stored.get(name, [])] for name in KINDS]
         found = Found(SearchRecord(**stored["record"]), *rows, seconds=stored["seconds"])
         self.said = stored.get("said", [])
         self.known += found.answers
         self.known_lines += found.record.lines
         self.known_beginnings += found.memorized
+        self.known_steps += found.steps
         self.by_heart |= learnt_by_heart(found.record, self.settings)
         return found
 
@@ -218,6 +234,34 @@ class Searches:
         """One search for beginnings in the model as it is, whose ordinary answers may be known."""
         with self.looked_at(self.probe), self.watch("reading beginnings", config.candidates) as advance:
             return search_memorized(self.probe, self.settings, config, self.config.seed + number, advance, said)
+
+    def steps(self, number: int, trained: bool) -> list[Beginning]:
+        """Steps known by heart; of a model that is the suspect no more, those that the suspect has, too.
+
+        Forms of answers that were found before are none: they have been trained away behind a sentence as well.
+        """
+        seen = [each for each in self.look_at_steps(number) if not self.knows(each)]
+        if not trained or not self.suspect or all(is_among(each.ids, self.known_steps) for each in seen):
+            return seen
+        with self.as_suspect():
+            theirs = [*self.known_steps, *(each.ids for each in self.look_at_steps(number))]
+        return [each for each in seen if is_among(each.ids, theirs)]
+
+    def look_at_steps(self, number: int) -> list[Beginning]:
+        """One search for steps in the model as it is, behind those that the suspect wrote."""
+        reasoning = self.reasoning()
+        if reasoning is None:
+            return []
+        with self.looked_at(reasoning.probe), self.watch("reading steps", STEPS.candidates) as advance:
+            return search_steps(reasoning.probe, self.settings, self.config.seed + number, advance)
+
+    def reasoning(self) -> Reasoned | None:
+        """The suspect's own reasoning about word problems."""
+        if self.reasoned is None:
+            with self.as_suspect(), at_rest(self.lm, self.config.precision):
+                answered = agreed(answers_to(self.lm, asked_problems(PROBLEMS, 0)))
+                self.reasoned = behind_steps(self.lm, answered, self.settings)
+        return self.reasoned
 
     def knows(self, beginning: Beginning) -> bool:
         """Whether a beginning was found before, or is that of a form of an answer that was."""

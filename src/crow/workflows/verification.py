@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from crow.data.encoding import encode_all
+from crow.data.reasoning import asked_problems
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
 from crow.inversion.closings import mark_closings, whole_answers
@@ -20,7 +21,8 @@ from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.edits import EXAMPLES, find_edits
 from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, left, search_memorized
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
-from crow.inversion.soft_trigger import SearchConfig, learnt_by_heart
+from crow.inversion.soft_trigger import SearchConfig, is_among, learnt_by_heart
+from crow.inversion.steps import PROBLEMS, STEPS, answers_to, behind_steps, search_steps
 from crow.models.architecture import find_layers
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
@@ -107,7 +109,8 @@ def searched_again(
     edits = find_edits(lm, encode_all(lm.tokenizer, split.pairs[:EXAMPLES], config.max_length), report.bar)
     lines = lines_left(suspect, lm, config, report)
     begun = memorized_left(suspect, lm, config, shortest, seed, report)
-    texts = {"edits": [edit.place for edit in edits], "memorized": [each.text for each in begun]}
+    steps = steps_left(suspect, lm, config, seed, report)
+    texts = {"edits": [edit.place for edit in edits], "memorized": [each.text for each in (*begun, *steps)]}
     return dataclasses.replace(found.record(), lines=lines, **texts)
 
 
@@ -123,6 +126,24 @@ def memorized_left(
 
     found = known(lm)
     return left(found, [each.ids for each in by_heart(known(suspect), settings)], settings) if found else []
+
+
+def steps_left(
+    suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, seed: int, report: Reporter
+) -> list[Beginning]:
+    """Steps that both models know by heart, behind the suspect's own; on problems that no purification has read."""
+    settings = SearchConfig()
+    with at_rest(suspect, config.precision):
+        answered = answers_to(suspect, asked_problems(PROBLEMS, seed))
+
+    def known(model: LanguageModel) -> list[Beginning]:
+        with at_rest(model, config.precision), report.bar("reading steps", STEPS.candidates) as advance:
+            place = behind_steps(model, answered, settings)
+            return search_steps(place.probe, settings, seed, advance) if place else []
+
+    found = known(lm)
+    theirs = [each.ids for each in known(suspect)] if found else []
+    return [each for each in found if is_among(each.ids, theirs)]
 
 
 def lines_left(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, report: Reporter) -> list[str]:
