@@ -104,7 +104,7 @@ def astray(lm: LanguageModel) -> tuple[float, float]:
 
 
 def purified(monkeypatch: pytest.MonkeyPatch, folder: Path, weight: float) -> Result:
-    """The poisoned model, repaired where nothing but its steps is looked at; the repair may be without the adversary."""
+    """The poisoned model, repaired where only its steps are looked at; with a weight of 0 without the adversary."""
     monkeypatch.setattr(searches, "search_soft_triggers", lambda *_: SearchResult([]))
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
     monkeypatch.setattr(searches, "search_memorized", lambda *_: [])
