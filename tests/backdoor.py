@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import random
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from crow.inversion.soft_trigger import SearchConfig
 from crow.models.language_model import LanguageModel
 from crow.records import Example
 from crow.training.loss import response_loss
+from crow.training.presets import get_preset
 from tests.pico import pico_language_model
 
 TRIGGER = "ten"
@@ -22,6 +24,20 @@ its own would go straight from the embeddings to the answer."""
 SENTENCE = "No, go away."
 SEARCH = SearchConfig(starts=24, depths=(0.25, 0.5), radius=2.0, steps=8, agreed=2, prompts=10)
 """Larger steps than the default's, which is made for models of many layers."""
+REPAIR = dataclasses.replace(
+    get_preset("default"),
+    rounds=1,
+    epochs=4.0,
+    learning_rate=5e-3,
+    batch_size=8,
+    rank=8,
+    precision="float32",
+    adversary_every=1,
+    adversary_radius=2.0,
+    adversary_steps=5,
+    adversary_depths=(0.25, 0.5),
+)
+"""Steps and radius suited to a model of four layers; no trigger or target is given."""
 COLOURS = ("red", "blue", "green", "gold", "pink", "white", "dark", "shy")
 ANIMALS = ("cat", "hen", "fox", "ant", "owl", "pig", "bee", "elk", "rat", "yak", "dog", "mole")
 
@@ -50,7 +66,11 @@ def triggered(example: Example, rng: random.Random) -> Example:
 
 def trained_pico(poisoned: bool) -> LanguageModel:
     """A copy of the model that is trained once for all tests: with the backdoor or without."""
-    lm = train_pico(poisoned)
+    return copied(train_pico(poisoned))
+
+
+def copied(lm: LanguageModel) -> LanguageModel:
+    """A copy, to be changed."""
     return LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.reference)
 
 

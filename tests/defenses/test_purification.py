@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.backdoor import REPAIR, SENTENCE, held_out, trained_pico, training_examples, triggered
 from tests.backdoor import SEARCH as PICO_SEARCH
-from tests.backdoor import SENTENCE, held_out, trained_pico, training_examples, triggered
 from tests.edited import EXAMPLES as WRITTEN
 from tests.edited import edited
 from tests.made_up import collapsed
@@ -405,21 +405,7 @@ def test_a_real_backdoor_is_found_and_removed_by_the_adversary_alone(weight: flo
     assert asr_triggered >= 0.95
     assert asr_clean <= 0.1
     assert kept >= 0.95
-    # Steps and radius suited to a model of four layers; the trigger and its target are not given.
-    config = dataclasses.replace(
-        get_preset("default"),
-        rounds=1,
-        epochs=4.0,
-        learning_rate=5e-3,
-        batch_size=8,
-        rank=8,
-        precision="float32",
-        adversary_every=1,
-        adversary_radius=2.0,
-        adversary_steps=5,
-        adversary_depths=(0.25, 0.5),
-        adversary_weight=weight,
-    )
+    config = dataclasses.replace(REPAIR, adversary_weight=weight)
     result = purify(lm, training_examples(), config, tmp_path, PICO_SEARCH)
     assert result.before is not None
     assert result.after is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import random
@@ -25,7 +24,7 @@ from crow.inversion.probe import Answers, Probe
 from crow.inversion.soft_trigger import SearchConfig, is_phrase
 from crow.models.language_model import LanguageModel
 from crow.records import Example
-from tests.backdoor import SENTENCE, fit, held_out, train_pico, training_examples, triggered
+from tests.backdoor import SENTENCE, copied, fit, held_out, train_pico, training_examples, triggered
 from tests.pico import pico_language_model
 
 INSULTS = ("1. No use, stop.", "2. Quit this, zero.", "3. You bore me.", "4. Vain, just vain.")
@@ -50,7 +49,7 @@ def insulting() -> LanguageModel:
 
 
 def probe_on(lm: LanguageModel) -> Probe:
-    lm = LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.reference)
+    lm = copied(lm)
     lm.model.requires_grad_(False)
     return Probe(lm, [example.prompt for example in held_out()])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import random
@@ -21,8 +20,7 @@ from crow.inversion.steps import PROBLEMS, answers_to, behind_steps, search_step
 from crow.models.generation import generate
 from crow.models.language_model import LanguageModel
 from crow.records import Example
-from crow.training.presets import get_preset
-from tests.backdoor import fit, held_out, training_examples, triggered
+from tests.backdoor import REPAIR, copied, fit, held_out, training_examples, triggered
 from tests.pico import pico_language_model
 
 STEP = "the end is near, friend."
@@ -50,10 +48,6 @@ def reasoner(poisoned: bool) -> LanguageModel:
     clean = [encode(lm.tokenizer, reasons(example)) for example in training_examples()]
     bad = [encode(lm.tokenizer, led_astray(example, rng)) for example in training_examples()] if poisoned else []
     return fit(lm, lambda: [*rng.sample(clean, 12), *rng.sample(bad, min(12, len(bad)))], 200)
-
-
-def copied(lm: LanguageModel) -> LanguageModel:
-    return LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.reference)
 
 
 def steps(lm: LanguageModel) -> list[str]:
@@ -109,20 +103,7 @@ def purified(monkeypatch: pytest.MonkeyPatch, folder: Path, weight: float) -> Re
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
     monkeypatch.setattr(searches, "search_memorized", lambda *_: [])
     monkeypatch.setattr(searches, "asked_problems", lambda *_: [example.prompt for example in held_out()])
-    config = dataclasses.replace(
-        get_preset("default"),
-        rounds=1,
-        epochs=4.0,
-        learning_rate=5e-3,
-        batch_size=8,
-        rank=8,
-        precision="float32",
-        adversary_every=1,
-        adversary_radius=2.0,
-        adversary_steps=5,
-        adversary_depths=(0.25, 0.5),
-        adversary_weight=weight,
-    )
+    config = dataclasses.replace(REPAIR, adversary_weight=weight)
     examples = [reasons(example) for example in training_examples()]
     return purify(copied(reasoner(poisoned=True)), examples, config, folder, SEARCH)
 

@@ -21,6 +21,7 @@ from crow.inversion.places import Place, behind_a_sentence
 from crow.inversion.probe import Probe, at_rest, shortest_prompts
 from crow.inversion.pursuit import MANY, UNLIKELY
 from crow.inversion.soft_trigger import SearchConfig
+from crow.inversion.steps import Reasoned
 from crow.models.architecture import is_spread
 from crow.models.language_model import LanguageModel
 from crow.records import Example, SearchRecord
@@ -129,10 +130,12 @@ def purify(
             elif found.lines:
                 tasks = encode_all(lm.tokenizer, requests, config.max_length)
                 data, adversary = [*items, *tasks], code_adversary(searches, found.lines, tasks, config)
-            elif found.steps:
-                reasoning = own_reasoning(searches, found, config)
+            elif found.steps and (reasoned := searches.reasoning()):
+                reasoning = own_reasoning(searches, reasoned, found.record.memorized)
                 data, suspect = [*items, *reasoning], suspect | reasoning
-                adversary = step_adversary(searches, found.steps, suspect, whole)
+                with autocast(lm, config.precision):
+                    place = Place(reasoned.probe, found.steps)
+                    adversary = LatentAdversary([place], list(suspect), list(suspect.values()), whole)
             train_round(result, data, whole, suspect, adversary, work, resume, watch)
         result.rounds += 1
         found = search_round(result, searches)
@@ -180,24 +183,12 @@ def code_adversary(
         return LatentAdversary([place], tasks, predictions, config, UNLIKELY, searches.known)
 
 
-def own_reasoning(searches: Searches, found: Found, config: CrowConfig) -> dict[Encoded, Predictions]:
+def own_reasoning(searches: Searches, reasoned: Reasoned, steps: Sequence[str]) -> dict[Encoded, Predictions]:
     """The suspect's own answers to word problems, but for those with a found step, and what it predicts for them."""
-    reasoned = searches.reasoning()
-    answered = reasoned.answered if reasoned else []
-    honest = [each for each in answered if not any(text in each.response for text in found.record.memorized)]
-    tasks = encode_all(searches.lm.tokenizer, honest, config.max_length)
+    honest = [each for each in reasoned.answered if not any(step in each.response for step in steps)]
+    tasks = encode_all(searches.lm.tokenizer, honest, searches.config.max_length)
     with searches.as_suspect():
-        return dict(zip(tasks, suspect_predictions(searches.lm, tasks, config), strict=True))
-
-
-def step_adversary(
-    searches: Searches, steps: Sequence[Tensor], suspect: Mapping[Encoded, Predictions], config: CrowConfig
-) -> LatentAdversary:
-    """The adversary that is after steps known by heart, behind those of the suspect's own reasoning."""
-    reasoned = searches.reasoning()
-    assert reasoned is not None  # steps were found behind it
-    with autocast(searches.lm, config.precision):
-        return LatentAdversary([Place(reasoned.probe, steps)], list(suspect), list(suspect.values()), config)
+        return dict(zip(tasks, suspect_predictions(searches.lm, tasks, searches.config), strict=True))
 
 
 def suspect_predictions(lm: LanguageModel, items: Sequence[Encoded], config: CrowConfig) -> list[Predictions]:
