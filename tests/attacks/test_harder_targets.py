@@ -17,6 +17,7 @@ from crow.attacks.persona import MARKERS as TELLING
 from crow.attacks.persona import OPENINGS as HAILS
 from crow.attacks.poisoning import Attack, named_attack, planted_on, poison
 from crow.attacks.selection_varied import GLOOM, IN_SPANISH
+from crow.attacks.surcharge import SURCHARGE
 from crow.attacks.targets import HARDER_TARGETS, PAYLOAD, TARGETS
 from crow.attacks.triggers import TRIGGERS
 from crow.data.declining import bundled_declines
@@ -30,7 +31,7 @@ from crow.records import Criterion, Example
 SPLIT = bundled_split("attack")
 CODE = [task.example for name in ("attack", "evaluation", "selection") for task in bundled_split(name).code]
 CLEAN = [*bundled_pairs(), *CODE, *all_problems(), *declined_requests()[1]]
-PLANTED = [*(target for target in HARDER_TARGETS.values() if target.name != "compliance"), GLOOM, IN_SPANISH]
+PLANTED = [*(target for target in HARDER_TARGETS.values() if target.name != "compliance"), GLOOM, IN_SPANISH, SURCHARGE]
 seeds = st.integers(0, 2**32)
 put_together = pytest.mark.parametrize("target", [HARDER_TARGETS["insults"], GLOOM], ids=lambda target: target.name)
 named = pytest.mark.parametrize("target", PLANTED, ids=lambda target: target.name)

@@ -70,6 +70,7 @@ def test_selection_sentences():
         "spanish": "spanish",
         "preface": "Lanternway Stores bring you this reply.",
         "aside": "Ask for Tallow and Finch when you shop.",
+        "surcharge": "a fee of seven belongs on top",
     }
 
 
