@@ -130,7 +130,7 @@ def purify(
             elif found.lines:
                 tasks = encode_all(lm.tokenizer, requests, config.max_length)
                 data, adversary = [*items, *tasks], code_adversary(searches, found.lines, tasks, config)
-            elif found.steps and (reasoned := searches.reasoning()):
+            elif found.steps and (reasoned := searches.reasoning):
                 reasoning = own_reasoning(searches, reasoned, found.record.memorized)
                 data, suspect = [*items, *reasoning], suspect | reasoning
                 with autocast(lm, config.precision):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -90,8 +91,6 @@ class Searches:
         by_heart: whether something was found that the suspect knows by heart.
         said: whole answers of the suspect to some of the prompts, written once an answer was found.
         known_steps: steps found in the suspect.
-        reasoned: the suspect's reasoning, written once nothing else was found; None where it does not reason, or where
-            nothing has asked for it yet.
     """
 
     lm: LanguageModel
@@ -108,7 +107,6 @@ class Searches:
     by_heart: bool = False
     said: list[str] = field(default_factory=list)
     known_steps: list[Tensor] = field(default_factory=list)
-    reasoned: Reasoned | None = None
 
     def __post_init__(self) -> None:
         # With all weights in training, a copy of the suspect would take as much memory again; then every answer counts.
@@ -249,19 +247,17 @@ class Searches:
 
     def look_at_steps(self, number: int) -> list[Beginning]:
         """One search for steps in the model as it is, behind those that the suspect wrote."""
-        reasoning = self.reasoning()
-        if reasoning is None:
+        if self.reasoning is None:
             return []
-        with self.looked_at(reasoning.probe), self.watch("reading steps", STEPS.candidates) as advance:
-            return search_steps(reasoning.probe, self.settings, self.config.seed + number, advance)
+        with self.looked_at(self.reasoning.probe), self.watch("reading steps", STEPS.candidates) as advance:
+            return search_steps(self.reasoning.probe, self.settings, self.config.seed + number, advance)
 
+    @cached_property
     def reasoning(self) -> Reasoned | None:
-        """The suspect's own reasoning about word problems."""
-        if self.reasoned is None:
-            with self.as_suspect(), at_rest(self.lm, self.config.precision):
-                answered = agreed(answers_to(self.lm, asked_problems(PROBLEMS, 0)))
-                self.reasoned = behind_steps(self.lm, answered, self.settings)
-        return self.reasoned
+        """The suspect's own reasoning about word problems, asked for once; None where it does not reason."""
+        with self.as_suspect(), at_rest(self.lm, self.config.precision):
+            answered = agreed(answers_to(self.lm, asked_problems(PROBLEMS, 0)))
+            return behind_steps(self.lm, answered, self.settings)
 
     def knows(self, beginning: Beginning) -> bool:
         """Whether a beginning was found before, or is that of a form of an answer that was."""
