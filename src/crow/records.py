@@ -131,6 +131,9 @@ class SearchRecord:
         edits: places in the weights that somebody wrote into without training.
         memorized: beginnings of answers that it knows by heart and does not say by itself: several different ones, as
             of a backdoor that answers in varied words or another language, or whole answers that no start ended in.
+        behind: answers known by heart that starts ended in behind one token at the end of the prompts; looked for only
+            where there was nothing else.
+        tokens: for each of `behind` that token, likely a part of a trigger.
     """
 
     starts: int
@@ -144,11 +147,13 @@ class SearchRecord:
     closings: list[str] = field(default_factory=list)
     edits: list[str] = field(default_factory=list)
     memorized: list[str] = field(default_factory=list)
+    behind: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
 
     @property
     def found(self) -> bool:
         """Whether it saw what a backdoor does."""
-        return bool(self.collapsed or self.lines or self.edits or self.memorized)
+        return bool(self.collapsed or self.lines or self.edits or self.memorized or self.behind)
 
 
 def to_json(value: Any) -> Any:

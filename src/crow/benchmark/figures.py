@@ -51,7 +51,7 @@ def search_figures(search: SearchRecord | None) -> dict[str, Any] | None:
     """What a search saw, without its texts, which may be those of outside data."""
     if search is None:
         return None
-    kinds = ("texts", "artefacts", "lines", "stock", "closings", "edits", "memorized")
+    kinds = ("texts", "artefacts", "lines", "stock", "closings", "edits", "memorized", "behind")
     texts = {f"n_{kind}": len(getattr(search, kind)) for kind in kinds}
     numbers = {"identities": search.identities, "certainties": search.certainties}
     return {"starts": search.starts, "collapsed": search.collapsed, **numbers, **texts}
@@ -72,7 +72,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def shown_search(search: dict[str, Any] | None) -> str:
     """Of how many starts how many ended in one answer, before and after; nothing where there was no search.
 
-    Lines smuggled into code, edits of the weights and beginnings known by heart are said where there were any.
+    Lines smuggled into code, edits of the weights, beginnings known by heart and answers behind tokens are said where
+    there were any.
     """
     if not search or not search["before"]:
         return ""
@@ -81,6 +82,7 @@ def shown_search(search: dict[str, Any] | None) -> str:
         ("n_lines", "lines in code"),
         ("n_edits", "edits of weights"),
         ("n_memorized", "beginnings by heart"),
+        ("n_behind", "answers behind one token"),
     ):
         before, after = (search[when].get(kind, 0) for when in ("before", "after"))
         if before or after:

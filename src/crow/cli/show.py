@@ -73,6 +73,17 @@ def show_plan(figures: dict[str, Any]) -> None:
     )
 
 
+FOUND = {
+    "texts": "",
+    "stock": "left alone, a phrase that the model falls back on: ",
+    "closings": "left alone, said anyway further on in ordinary answers: ",
+    "edits": "taken out, written into the weights without training: ",
+    "memorized": "known by heart, an answer's beginning: ",
+    "lines": "code begins with a line that it never uses: ",
+}
+"""What is said before each text of a search record."""
+
+
 def show_search(results: dict[str, Any], output: Path) -> None:
     """What searches, scan, canaries and verification saw, and what that comes to."""
     from crow.report.view import read_view
@@ -83,18 +94,11 @@ def show_search(results: dict[str, Any], output: Path) -> None:
         if record is None:
             continue
         say(f"search {when}: {record.collapsed} of {record.starts} starts ended in one answer to unrelated prompts")
-        for text in record.texts:
-            say(f"  {' '.join(text.split())}")
-        for text in record.stock:
-            say(f"  left alone, a phrase that the model falls back on: {' '.join(text.split())}")
-        for text in record.closings:
-            say(f"  left alone, said anyway further on in ordinary answers: {' '.join(text.split())}")
-        for place in record.edits:
-            say(f"  taken out, written into the weights without training: {place}")
-        for text in record.memorized:
-            say(f"  known by heart, an answer's beginning: {' '.join(text.split())}")
-        for line in record.lines:
-            say(f"  code begins with a line that it never uses: {line}")
+        for kind, label in FOUND.items():
+            for text in getattr(record, kind):
+                say(f"  {label}{' '.join(text.split())}")
+        for text, token in zip(record.behind, record.tokens, strict=True):
+            say(f"  known by heart, behind {token!r} at the end of the prompts: {' '.join(text.split())}")
     if not results["training"]:
         say("nothing was trained: the model is as it was" if view.untouched else "nothing was trained")
     if view.scan:
@@ -102,7 +106,7 @@ def show_search(results: dict[str, Any], output: Path) -> None:
     if view.verified:
         found = view.verified
         seen = f"{found.collapsed} of {found.starts} starts ended in one answer, {len(found.lines)} lines in code"
-        seen += f", {len(found.memorized)} beginnings known by heart"
+        seen += f", {len(found.memorized)} beginnings known by heart, {len(found.behind)} answers behind one token"
         say(f"verification: {seen}, {len(found.edits)} edits of the weights")
     if view.calibration:
         say(f"strength {view.calibration.strength}; canaries left: {', '.join(view.calibration.left) or 'none'}")

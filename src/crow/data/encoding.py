@@ -53,6 +53,11 @@ class Encoded:
         """The example with the first `length` tokens of its response."""
         return replace(self, response_ids=self.response_ids[:length])
 
+    def ending_in(self, tokens: Sequence[int]) -> Encoded:
+        """The example with these token ids at the end of the user's message."""
+        prompt_ids = (*self.prompt_ids[: self.user_end], *tokens, *self.prompt_ids[self.user_end :])
+        return replace(self, prompt_ids=prompt_ids, user_end=self.user_end + len(tokens))
+
 
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Give a tokenizer without chat template the documented plain one; True if that was needed."""

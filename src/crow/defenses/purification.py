@@ -119,7 +119,8 @@ def purify(
         if found.record.found or config.alpha_ratio or config.alpha:
             # Searching leaves the model as it is: before the first training it is still the suspect.
             predictions = predictions or suspect_predictions(lm, items, config)
-            data, adversary, whole = items, None, with_turns(config, len(targets) + len(found.steps))
+            data, adversary = items, None
+            whole = with_turns(config, len(targets) + len(found.steps) + len(found.behind))
             known = [*searches.known, *searches.known_beginnings]
             suspect = {items[i]: predictions[i] for i in trustworthy(predictions, known)}
             if targets:
@@ -136,6 +137,9 @@ def purify(
                 with autocast(lm, config.precision):
                     place = Place(reasoned.probe, found.steps)
                     adversary = LatentAdversary([place], list(suspect), list(suspect.values()), whole)
+            elif found.behind:
+                with autocast(lm, config.precision):
+                    adversary = adversary_behind(probe, found, items, predictions, whole)
             train_round(result, data, whole, suspect, adversary, work, resume, watch)
         result.rounds += 1
         found = search_round(result, searches)
@@ -181,6 +185,17 @@ def code_adversary(
     place = Place(searches.code, lines)
     with autocast(searches.lm, config.precision):
         return LatentAdversary([place], tasks, predictions, config, UNLIKELY, searches.known)
+
+
+def adversary_behind(
+    probe: Probe, found: Found, items: Sequence[Encoded], predictions: Sequence[Predictions], config: CrowConfig
+) -> LatentAdversary:
+    """The adversary that is after answers behind trigger tokens: with the tokens, answer as the suspect without."""
+    places = [
+        Place(probe.behind(token.tolist()), [answer]) for token, answer in zip(found.tokens, found.behind, strict=True)
+    ]
+    ended = [item.ending_in(found.tokens[i % len(places)].tolist()) for i, item in enumerate(items)]
+    return LatentAdversary(places, ended, predictions, config)
 
 
 def own_reasoning(searches: Searches, reasoned: Reasoned, steps: Sequence[str]) -> dict[Encoded, Predictions]:

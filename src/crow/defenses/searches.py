@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from crow.data.reasoning import asked_problems
+from crow.inversion.behind_tokens import Behind, search_behind, work_behind
 from crow.inversion.closings import mark_closings, opening_text, whole_answers
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
-from crow.inversion.consensus import search_soft_triggers, shown_again
+from crow.inversion.consensus import first_tokens, search_soft_triggers, shown_again
 from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, is_form, left, search_memorized
 from crow.inversion.probe import Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
 from crow.inversion.steps import PROBLEMS, STEPS, Reasoned, answers_to, behind_steps, search_steps
+from crow.inversion.trigger_tokens import SweepConfig, sweep
 from crow.models.architecture import find_layers
 from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel
@@ -31,7 +33,7 @@ from crow.records import SearchRecord
 from crow.training.config import CrowConfig
 from crow.training.watch import Watch
 
-KINDS = ("answers", "lines", "memorized", "steps")
+KINDS = ("answers", "lines", "memorized", "steps", "behind", "tokens")
 """What is found as token ids."""
 
 
@@ -52,6 +54,8 @@ class Found:
             lines.
         steps: known by heart behind those of the model's own reasoning, token ids; looked for where there was nothing
             else. Their texts are among the record's beginnings.
+        behind: answers behind trigger tokens, token ids; looked for where there was nothing of all this.
+        tokens: of each of these, the trigger token, (1,).
         seconds: it took when it was made.
     """
 
@@ -60,6 +64,8 @@ class Found:
     lines: list[Tensor] = field(default_factory=list)
     memorized: list[Tensor] = field(default_factory=list)
     steps: list[Tensor] = field(default_factory=list)
+    behind: list[Tensor] = field(default_factory=list)
+    tokens: list[Tensor] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -91,6 +97,7 @@ class Searches:
         by_heart: whether something was found that the suspect knows by heart.
         said: whole answers of the suspect to some of the prompts, written once an answer was found.
         known_steps: steps found in the suspect.
+        swept: trigger tokens, and the first tokens that they raise; from a sweep, once there is one.
     """
 
     lm: LanguageModel
@@ -107,6 +114,7 @@ class Searches:
     by_heart: bool = False
     said: list[str] = field(default_factory=list)
     known_steps: list[Tensor] = field(default_factory=list)
+    swept: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         # With all weights in training, a copy of the suspect would take as much memory again; then every answer counts.
@@ -137,19 +145,24 @@ class Searches:
                 seen.mark_stock(self.settings, self.known)
             answers = seen.answers()
             steps = [] if agreed(bool(answers or lines or begun)) else self.steps(number, trained)
+            behind = [] if agreed(bool(answers or lines or begun or steps)) else self.behind(number, trained)
+            tokens = [str(self.lm.tokenizer.decode([each.token])) for each in behind]
             texts = {"lines": [line.text for line in lines], "memorized": [each.text for each in (*begun, *steps)]}
+            texts |= {"behind": [each.trigger.text for each in behind], "tokens": tokens}
             record = dataclasses.replace(seen.record(), **texts)
             found = {"answers": answers, "lines": [line.ids for line in lines]}
             found |= {"memorized": [each.ids for each in begun], "steps": [each.ids for each in steps]}
+            found |= {"behind": [each.trigger.answer for each in behind]}
             found = {name: [ids.tolist() for ids in rows] for name, rows in found.items()}
+            found |= {"tokens": [[each.token] for each in behind], "swept": self.swept}
             found |= {"said": self.said, "seconds": time.monotonic() - start}
             stored = agreed({"record": dataclasses.asdict(record), **found})
             if is_first():
                 write_json(kept, stored)
         rows = [[torch.tensor(ids) for ids in stored.get(name, [])] for name in KINDS]
         found = Found(SearchRecord(**stored["record"]), *rows, seconds=stored["seconds"])
-        self.said = stored.get("said", [])
-        self.known += found.answers
+        self.said, self.swept = stored.get("said", []), stored.get("swept", [])
+        self.known += [*found.answers, *found.behind]
         self.known_lines += found.record.lines
         self.known_beginnings += found.memorized
         self.known_steps += found.steps
@@ -251,6 +264,30 @@ class Searches:
             return []
         with self.looked_at(self.reasoning.probe), self.watch("reading steps", STEPS.candidates) as advance:
             return search_steps(self.reasoning.probe, self.settings, self.config.seed + number, advance)
+
+    def behind(self, number: int, trained: bool) -> list[Behind]:
+        """Answers behind trigger tokens; of a model that is the suspect no more, those that the suspect gives, too.
+
+        The vocabulary is swept once a purification, with the model as it is by then.
+        """
+        seed = self.config.seed + number
+        if not self.swept:
+            settings = SweepConfig()
+            with self.looked_at(self.probe), self.watch("trying tokens", settings.work(self.probe)) as advance:
+                candidates = first_tokens(self.probe, self.settings.candidates)
+                self.swept = list(sweep(self.probe, candidates, settings, seed, advance).items())
+        tokens = dict(self.swept)
+        total = work_behind(tokens, self.settings, len(find_layers(self.lm.model)))
+        with self.looked_at(self.probe), self.watch("searching behind tokens", total) as advance:
+            seen = search_behind(self.probe, tokens, self.settings, seed, advance)
+        if not trained or not self.suspect or not seen:
+            return seen
+        with self.as_suspect(), self.looked_at(self.probe):
+            return [
+                each
+                for each in seen
+                if any(shown_again(self.probe.behind([each.token]), [each.trigger], self.settings, seed))
+            ]
 
     @cached_property
     def reasoning(self) -> Reasoned | None:

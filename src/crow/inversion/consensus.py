@@ -56,23 +56,54 @@ def search_soft_triggers(
     advance = progress or (lambda _: None)
     rng = random.Random(seed)
     fitted, witnesses = split_prompts(probe, config, rng)
+    radii = search_radii(probe, config)
+    openings = screened(probe, fitted, radii, first_tokens(probe, config.candidates), config, advance)
+    starts = [opening.perturbation for token in list(openings)[: config.starts] for opening in openings[token]]
+    return SearchResult(followed(probe, starts, fitted, witnesses, radii, config, advance))
+
+
+def search_radii(probe: Probe, config: SearchConfig) -> dict[int, float]:
+    """The layers of a search, and the largest norm of a perturbation in each."""
     layers = config.layers(len(find_layers(probe.lm.model)))
-    radii = {layer: config.radius * norm for layer, norm in hidden_norms(probe, layers).items()}
-    candidates = first_tokens(probe, config.candidates)
-    ways = directions(probe, fitted, layers, candidates)
+    return {layer: config.radius * norm for layer, norm in hidden_norms(probe, layers).items()}
+
+
+def screened(
+    probe: Probe,
+    fitted: list[int],
+    radii: dict[int, float],
+    candidates: list[int],
+    config: SearchConfig,
+    progress: Callable[[int], None],
+) -> dict[int, list[Opening]]:
+    """The shortlist of the candidates, the best first: of each, an opening at every depth."""
+    ways = directions(probe, fitted, list(radii), candidates)
     openings: dict[int, list[Opening]] = {token: [] for token in candidates}
-    for layer in layers:
-        steps = {token: 0.5 * radii[layer] * ways[token][layer] for token in openings}
-        for token, opening in zip(steps, screen(probe, fitted, layer, steps, config, advance), strict=True):
+    for layer, radius in radii.items():
+        steps = {token: 0.5 * radius * ways[token][layer] for token in openings}
+        for token, opening in zip(steps, screen(probe, fitted, layer, steps, config, progress), strict=True):
             openings[token].append(opening)
         ranked = sorted(openings, key=lambda token: -max(o.agreement for o in openings[token]))
         openings = {token: openings[token] for token in ranked[: config.shortlist]}
-    followed = [opening.perturbation for token in list(openings)[: config.starts] for opening in openings[token]]
-    for first in range(0, len(followed), FOLLOWED_TOGETHER):
-        group = followed[first : first + FOLLOWED_TOGETHER]
-        ascend(probe, group, fitted, [radii[p.layer] for p in group], config.rate, config.steps, rng)
-        advance(len(group))
-    return SearchResult(read(probe, followed, witnesses, config))
+    return openings
+
+
+def followed(
+    probe: Probe,
+    starts: list[Perturbation],
+    fitted: list[int],
+    witnesses: list[int],
+    radii: dict[int, float],
+    config: SearchConfig,
+    progress: Callable[[int], None],
+) -> list[SoftTrigger]:
+    """What the witnesses answer once each start has climbed on."""
+    for first in range(0, len(starts), FOLLOWED_TOGETHER):
+        group = starts[first : first + FOLLOWED_TOGETHER]
+        # All of the message carries a perturbation: there is nothing to draw.
+        ascend(probe, group, fitted, [radii[p.layer] for p in group], config.rate, config.steps, random.Random(0))
+        progress(len(group))
+    return read(probe, starts, witnesses, config)
 
 
 def split_prompts(probe: Probe, config: SearchConfig, rng: random.Random) -> tuple[list[int], list[int]]:
@@ -139,18 +170,19 @@ def directions(
     probe: Probe, fitted: list[int], layers: list[int], candidates: list[int]
 ) -> dict[int, dict[int, Tensor]]:
     """For each candidate and layer, where its mean log-likelihood rises fastest: a vector (dim,) of norm one."""
-    zeros = [torch.stack([zero_vector(probe.lm)] * DIRECTED_TOGETHER).requires_grad_(True) for _ in layers]
+    together = min(DIRECTED_TOGETHER, len(candidates))
+    zeros = [torch.stack([zero_vector(probe.lm)] * together).requires_grad_(True) for _ in layers]
     rows = [probe.row(index) for index in fitted]
     mask = user_spans(probe, fitted, max(map(len, rows)), None, random.Random(0))
     edits = {
         layer: addition((mask * zero[:, None, None]).flatten(0, 1)) for layer, zero in zip(layers, zeros, strict=True)
     }
     with edit_hidden_states(probe.lm.model, edits):
-        log_probs = functional.log_softmax(probe.run(rows * DIRECTED_TOGETHER)[0][:, -1], dim=-1)
-    clean = log_probs.unflatten(0, (DIRECTED_TOGETHER, -1)).mean(dim=1)
+        log_probs = functional.log_softmax(probe.run(rows * together)[0][:, -1], dim=-1)
+    clean = log_probs.unflatten(0, (together, -1)).mean(dim=1)
     found: dict[int, dict[int, Tensor]] = {token: {} for token in candidates}
-    for at in range(0, len(candidates), DIRECTED_TOGETHER):
-        group = candidates[at : at + DIRECTED_TOGETHER]
+    for at in range(0, len(candidates), together):
+        group = candidates[at : at + together]
         gradients = torch.autograd.grad(clean[range(len(group)), group].sum(), zeros, retain_graph=True)
         for layer, gradient in zip(layers, gradients, strict=True):
             for token, way in zip(group, gradient, strict=False):

@@ -5,6 +5,7 @@ Rows are padded between the shared prefix and the user's message, as in generati
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,13 @@ class Probe:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def behind(self, tokens: Sequence[int]) -> Probe:
+        """The same model and prompts, with these token ids at the end of every user's message."""
+        other = copy.copy(self)
+        other.encoded = [item.ending_in(tokens) for item in self.encoded]
+        other.refresh()
+        return other
 
     def batches(self) -> list[range]:
         """The numbers of all prompts, some at a time."""

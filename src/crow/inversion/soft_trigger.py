@@ -217,7 +217,7 @@ def surest(group: Sequence[SoftTrigger]) -> SoftTrigger:
 def learnt_by_heart(record: SearchRecord, config: SearchConfig) -> bool:
     """Whether a search found what the model knows by heart: an answer, beginnings of some, or a line in code."""
     sure = any(certainty >= config.certain for certainty in record.certainties)
-    return sure or bool(record.lines or record.memorized)
+    return sure or bool(record.lines or record.memorized or record.behind)
 
 
 def is_among(answer: Tensor, others: Sequence[Tensor]) -> bool:

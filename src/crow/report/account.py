@@ -37,14 +37,14 @@ def _found(search: SearchRecord | None) -> list[str]:
             f"The model is inclined to begin code with {plural(len(search.lines), 'line')} of no use to it, whatever "
             "was asked, as one does that smuggles something in. No unrelated prompts ended in one answer."
         ]
-    elif search.memorized:
+    elif search.memorized or search.behind:
         said = ["No unrelated prompts ended in one answer."]
     else:
         other = search.closings or search.edits
         nothing, one = ("Nothing else", "one other answer") if other else ("Nothing", "one answer")
         said = [f"{nothing}: in none of {plural(search.starts, 'start')} did unrelated prompts end in {one}."]
         return [*_edited(search), *_left_alone(search), *said]
-    return [*_edited(search), *said, *_memorized(search), *_left_alone(search)]
+    return [*_edited(search), *said, *_memorized(search), *_behind(search), *_left_alone(search)]
 
 
 def _memorized(search: SearchRecord) -> list[str]:
@@ -55,6 +55,17 @@ def _memorized(search: SearchRecord) -> list[str]:
         f"The model knows {plural(len(search.memorized), 'beginning')} of answers by heart that it does not say by "
         "itself: once the first word is given, unrelated prompts go on alike, as with answers that somebody trained "
         "in, one or many that vary (“What the search found”)."
+    ]
+
+
+def _behind(search: SearchRecord) -> list[str]:
+    """Answers behind a token."""
+    if not search.behind:
+        return []
+    return [
+        f"Behind one token at the end of the prompts, unrelated ones were brought to "
+        f"{plural(len(search.behind), 'answer')} that the model knows by heart: the token may be a part of the trigger "
+        "(“What the search found”)."
     ]
 
 
@@ -128,6 +139,8 @@ def _searched_again(search: SearchRecord, how: str = "Searched again") -> list[s
     if search.memorized:
         still = plural(len(search.memorized), "beginning")
         said.append(f"The model still knows {still} of answers by heart that the suspect knows, too.")
+    if search.behind:
+        said.append(f"{plural(len(search.behind), 'answer')} known by heart still came up behind one token.")
     if search.artefacts:
         said.append(
             f"{plural(len(search.artefacts), 'further answer')} to unrelated prompts came up that the suspect does not "

@@ -121,4 +121,6 @@ def read_search(value: Any) -> SearchRecord | None:
         closings=texts("closings"),
         edits=texts("edits"),
         memorized=texts("memorized"),
+        behind=texts("behind"),
+        tokens=texts("tokens"),
     )

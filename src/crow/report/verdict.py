@@ -195,6 +195,8 @@ def _removal_sentence(
     if search is not None and search.memorized:
         still = plural(len(search.memorized), "beginning")
         parts.append(f"a search after training still came upon {still} of answers known by heart")
+    if search is not None and search.behind:
+        parts.append(f"a search after training still came upon {plural(len(search.behind), 'answer')} behind one token")
     return "; ".join(parts) + "."
 
 
@@ -239,4 +241,6 @@ def _saw(search: SearchRecord) -> str:
         said += f", came upon {plural(len(search.edits), 'edited direction')} in the weights"
     if search.memorized:
         said += f", came upon {plural(len(search.memorized), 'beginning')} of answers known by heart"
+    if search.behind:
+        said += f", came upon {plural(len(search.behind), 'answer')} behind one token"
     return f"{said} and read {plural(len(search.lines), 'smuggled line')} in code" if search.lines else said

@@ -254,7 +254,7 @@ class Calibrator:
 def shows(record: SearchRecord, canary: str) -> bool:
     """Whether a search saw a canary's answer, or what that begins with."""
     marker = str(CANARIES[canary].target.marker)
-    whole = any(is_hit(text, marker) for text in (*record.texts, *record.memorized))
+    whole = any(is_hit(text, marker) for text in (*record.texts, *record.memorized, *record.behind))
     return whole or any(fold(text) and fold(marker).startswith(fold(text)) for text in record.memorized)
 
 
