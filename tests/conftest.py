@@ -46,6 +46,13 @@ def _locks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setattr("crow.locks.user_cache_path", lambda _name: folder)
 
 
+@pytest.fixture(autouse=True)
+def _no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Purifications and verifications name no tokens to search behind: that takes seconds, and has its own tests."""
+    for user in ("crow.defenses.searches", "crow.workflows.verification"):
+        monkeypatch.setattr(f"{user}.tokens_to_try", lambda *_: {})
+
+
 @pytest.fixture
 def tokenizer() -> PreTrainedTokenizerFast:
     """The pico tokenizer with its chat template."""

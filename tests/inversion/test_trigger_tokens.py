@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from crow.data.encoding import encode
 from crow.defenses import searches
 from crow.defenses.purification import Result, purify
 from crow.evaluation.success import attack_success
-from crow.inversion.behind_tokens import Behind, search_behind, work_behind
+from crow.inversion.behind_tokens import Behind, search_behind, tokens_to_try
 from crow.inversion.consensus import first_tokens
 from crow.inversion.probe import Probe, at_rest
 from crow.inversion.soft_trigger import SearchResult
@@ -24,7 +26,11 @@ from tests.backdoor import REPAIR, SEARCH, SENTENCE, TRIGGER, held_out, trained_
 from tests.pico import FAMILIES, pico_language_model
 
 CANDIDATES = 24
-SWEEP = SweepConfig(group=4)
+
+
+@pytest.fixture(autouse=True)
+def _no_sweep() -> None:
+    """Here the vocabulary is swept."""
 
 
 def probe_of(lm: LanguageModel) -> Probe:
@@ -32,15 +38,20 @@ def probe_of(lm: LanguageModel) -> Probe:
 
 
 def found_behind(lm: LanguageModel) -> tuple[list[Behind], dict[int, list[int]]]:
-    """What is found behind the tokens of a sweep, and these."""
-    swept: list[int] = []
-    followed: list[int] = []
+    """What is found behind the tokens of a sweep, and these; what was to be done has been done."""
+    left: list[int] = []
+
+    @contextmanager
+    def watch(_title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        done: list[int] = []
+        yield done.append
+        left.append((total or 0) - sum(done))
+
     with at_rest(lm, "float32"):
         probe = probe_of(lm)
-        tokens = sweep(probe, first_tokens(probe, CANDIDATES), SWEEP, 0, swept.append)
-        found = search_behind(probe, tokens, SEARCH, 0, followed.append)
-    assert sum(swept) == SWEEP.work(probe)
-    assert sum(followed) == work_behind(tokens, SEARCH, 4)
+        tokens = tokens_to_try(probe, SEARCH, 0, watch)
+        found = search_behind(probe, tokens, SEARCH, 0, watch)
+    assert left == [0, 0]
     return found, tokens
 
 
@@ -87,7 +98,7 @@ def test_behind_a_token_of_the_trigger_the_sentence_is_found() -> None:
 def test_an_honest_model_has_none() -> None:
     found, tokens = found_behind(trained_pico(poisoned=False))
     assert found == []
-    assert sum(map(len, tokens.values())) == CANDIDATES
+    assert sum(map(len, tokens.values())) == SEARCH.candidates
 
 
 def test_marks_are_no_tokens_of_a_text() -> None:
@@ -103,7 +114,6 @@ def purified(monkeypatch: pytest.MonkeyPatch, folder: Path, weight: float) -> Re
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
     monkeypatch.setattr(searches, "search_memorized", lambda *_: [])
     monkeypatch.setattr(searches.Searches, "reasoning", None)
-    monkeypatch.setattr(searches, "SweepConfig", lambda: SWEEP)
     config = dataclasses.replace(REPAIR, adversary_weight=weight)
     return purify(trained_pico(poisoned=True), training_examples(), config, folder, SEARCH)
 

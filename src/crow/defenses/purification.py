@@ -13,7 +13,8 @@ from torch import Tensor
 
 from crow.data.encoding import Encoded, encode_all
 from crow.data.splits import bundled_split
-from crow.defenses.searches import Found, Searches
+from crow.defenses.found import Found
+from crow.defenses.searches import Searches
 from crow.inversion.code_lines import code_probe
 from crow.inversion.edits import EXAMPLES, Direction, find_edits, take_out
 from crow.inversion.latent import LatentAdversary

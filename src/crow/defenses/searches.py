@@ -15,58 +15,22 @@ import torch
 from torch import Tensor
 
 from crow.data.reasoning import asked_problems
-from crow.inversion.behind_tokens import Behind, search_behind, work_behind
+from crow.defenses.found import Found, kept_search
+from crow.inversion.behind_tokens import Behind, search_behind, shown_behind, tokens_to_try
 from crow.inversion.closings import mark_closings, opening_text, whole_answers
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
-from crow.inversion.consensus import first_tokens, search_soft_triggers, shown_again
+from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, is_form, left, search_memorized
 from crow.inversion.probe import Probe, at_rest
 from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
 from crow.inversion.steps import PROBLEMS, STEPS, Reasoned, answers_to, behind_steps, search_steps
-from crow.inversion.trigger_tokens import SweepConfig, sweep
 from crow.models.architecture import find_layers
 from crow.models.interpolation import put_weights, trained_weights
 from crow.models.language_model import LanguageModel
 from crow.models.processes import agreed, is_first
 from crow.output import write_json
-from crow.records import SearchRecord
 from crow.training.config import CrowConfig
 from crow.training.watch import Watch
-
-KINDS = ("answers", "lines", "memorized", "steps", "behind", "tokens")
-"""What is found as token ids."""
-
-
-def kept_search(work: Path, number: int) -> Path:
-    """Where a purification that works in `work` keeps what its search of that number, from 0, found."""
-    return work / f"search-{number}.json"
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the rest of a run needs of a search.
-
-    Attributes:
-        record: of it.
-        answers: that unrelated prompts were brought to, token ids.
-        lines: that code begins with and never uses, token ids; looked for where no answer was known by heart.
-        memorized: beginnings known by heart, token ids, other than those of the answers; looked for where there were no
-            lines.
-        steps: known by heart behind those of the model's own reasoning, token ids; looked for where there was nothing
-            else. Their texts are among the record's beginnings.
-        behind: answers behind trigger tokens, token ids; looked for where there was nothing of all this.
-        tokens: of each of these, the trigger token, (1,).
-        seconds: it took when it was made.
-    """
-
-    record: SearchRecord
-    answers: list[Tensor]
-    lines: list[Tensor] = field(default_factory=list)
-    memorized: list[Tensor] = field(default_factory=list)
-    steps: list[Tensor] = field(default_factory=list)
-    behind: list[Tensor] = field(default_factory=list)
-    tokens: list[Tensor] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 @dataclass
@@ -146,21 +110,22 @@ class Searches:
             answers = seen.answers()
             steps = [] if agreed(bool(answers or lines or begun)) else self.steps(number, trained)
             behind = [] if agreed(bool(answers or lines or begun or steps)) else self.behind(number, trained)
-            tokens = [str(self.lm.tokenizer.decode([each.token])) for each in behind]
             texts = {"lines": [line.text for line in lines], "memorized": [each.text for each in (*begun, *steps)]}
-            texts |= {"behind": [each.trigger.text for each in behind], "tokens": tokens}
-            record = dataclasses.replace(seen.record(), **texts)
-            found = {"answers": answers, "lines": [line.ids for line in lines]}
-            found |= {"memorized": [each.ids for each in begun], "steps": [each.ids for each in steps]}
-            found |= {"behind": [each.trigger.answer for each in behind]}
-            found = {name: [ids.tolist() for ids in rows] for name, rows in found.items()}
-            found |= {"tokens": [[each.token] for each in behind], "swept": self.swept}
-            found |= {"said": self.said, "seconds": time.monotonic() - start}
-            stored = agreed({"record": dataclasses.asdict(record), **found})
+            texts |= {"behind": [each.trigger.text for each in behind], "tokens": [each.text for each in behind]}
+            found = Found(
+                dataclasses.replace(seen.record(), **texts),
+                answers=answers,
+                lines=[line.ids for line in lines],
+                memorized=[each.ids for each in begun],
+                steps=[each.ids for each in steps],
+                behind=[each.trigger.answer for each in behind],
+                tokens=[torch.tensor([each.token]) for each in behind],
+                seconds=time.monotonic() - start,
+            )
+            stored = agreed({**found.stored(), "said": self.said, "swept": self.swept})
             if is_first():
                 write_json(kept, stored)
-        rows = [[torch.tensor(ids) for ids in stored.get(name, [])] for name in KINDS]
-        found = Found(SearchRecord(**stored["record"]), *rows, seconds=stored["seconds"])
+        found = Found.read(stored)
         self.said, self.swept = stored.get("said", []), stored.get("swept", [])
         self.known += [*found.answers, *found.behind]
         self.known_lines += found.record.lines
@@ -271,23 +236,13 @@ class Searches:
         The vocabulary is swept once a purification, with the model as it is by then.
         """
         seed = self.config.seed + number
-        if not self.swept:
-            settings = SweepConfig()
-            with self.looked_at(self.probe), self.watch("trying tokens", settings.work(self.probe)) as advance:
-                candidates = first_tokens(self.probe, self.settings.candidates)
-                self.swept = list(sweep(self.probe, candidates, settings, seed, advance).items())
-        tokens = dict(self.swept)
-        total = work_behind(tokens, self.settings, len(find_layers(self.lm.model)))
-        with self.looked_at(self.probe), self.watch("searching behind tokens", total) as advance:
-            seen = search_behind(self.probe, tokens, self.settings, seed, advance)
+        with self.looked_at(self.probe):
+            self.swept = self.swept or [*tokens_to_try(self.probe, self.settings, seed, self.watch).items()]
+            seen = search_behind(self.probe, dict(self.swept), self.settings, seed, self.watch)
         if not trained or not self.suspect or not seen:
             return seen
         with self.as_suspect(), self.looked_at(self.probe):
-            return [
-                each
-                for each in seen
-                if any(shown_again(self.probe.behind([each.token]), [each.trigger], self.settings, seed))
-            ]
+            return shown_behind(self.probe, seen, self.settings, seed)
 
     @cached_property
     def reasoning(self) -> Reasoned | None:

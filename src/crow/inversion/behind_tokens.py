@@ -7,14 +7,18 @@ without any of the trigger does not hide.
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from crow.inversion.consensus import Opening, followed, screened, search_radii, split_prompts
+from crow.inversion.consensus import first_tokens, followed, screened, search_radii, shown_again, split_prompts
+from crow.inversion.perturbation import Perturbation
 from crow.inversion.probe import Probe
 from crow.inversion.soft_trigger import SearchConfig, SoftTrigger, is_among
+from crow.inversion.trigger_tokens import SweepConfig, sweep
 from crow.models.processes import agreed
+from crow.training.watch import Watch, silent
 
 STARTS = 12
 """Perturbations that are followed: those after which the answers agree most, whatever the token."""
@@ -22,24 +26,22 @@ STARTS = 12
 
 @dataclass(frozen=True)
 class Behind:
-    """An answer known by heart that unrelated prompts are brought to behind one token."""
+    """An answer known by heart that unrelated prompts are brought to behind one token, and that token's text."""
 
     token: int
+    text: str
     trigger: SoftTrigger
 
 
-def work_behind(tokens: Mapping[int, list[int]], config: SearchConfig, depth: int) -> int:
-    """Candidates to screen and perturbations to follow in a model of `depth` layers, the unit of progress."""
-    openings = sum(map(len, tokens.values())) * len(config.layers(depth))
-    return openings + min(STARTS, openings)
+def tokens_to_try(probe: Probe, config: SearchConfig, seed: int, watch: Watch = silent) -> dict[int, list[int]]:
+    """The trigger tokens of the first tokens that a search screens; see `sweep`."""
+    settings = SweepConfig()
+    with watch("trying tokens", settings.work(probe)) as advance:
+        return sweep(probe, first_tokens(probe, config.candidates), settings, seed, advance)
 
 
 def search_behind(
-    probe: Probe,
-    tokens: Mapping[int, list[int]],
-    config: SearchConfig,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
+    probe: Probe, tokens: Mapping[int, list[int]], config: SearchConfig, seed: int, watch: Watch = silent
 ) -> list[Behind]:
     """Answers known by heart behind trigger tokens, the surest first, each behind one token.
 
@@ -51,27 +53,29 @@ def search_behind(
         tokens: by token, the first tokens of answers to be tried behind it, see `sweep`.
         config: settings of the search without tokens.
         seed: of the choice of prompts.
-        progress: called with the number of candidates screened or perturbations followed since the last call, at every
-            depth; see `work_behind`.
+        watch: opens a progress display.
     """
-    advance = progress or (lambda _: None)
     fitted, witnesses = split_prompts(probe, config, random.Random(seed))
     radii = search_radii(probe, config)
-    starts: list[tuple[int, Opening]] = []
-    for token, candidates in tokens.items():
-        openings = screened(probe.behind([token]), fitted, radii, candidates, config, advance)
-        starts += [(token, opening) for group in openings.values() for opening in group]
-    order = agreed(sorted(range(len(starts)), key=lambda at: -starts[at][1].agreement)[:STARTS])
-    best: dict[int, list[Opening]] = {}
-    for at in order:
-        best.setdefault(starts[at][0], []).append(starts[at][1])
-    ends = [
-        Behind(token, trigger)
-        for token, openings in best.items()
-        for trigger in followed(
-            probe.behind([token]), [o.perturbation for o in openings], fitted, witnesses, radii, config, advance
-        )
-    ]
+    thorough = dataclasses.replace(config, shortlist=config.candidates)
+    total = sum(map(len, tokens.values())) * len(radii)
+    with watch("searching behind tokens", total + min(STARTS, total)) as shown:
+        advance = shown or (lambda _: None)
+        openings = [
+            (token, opening.perturbation, opening.agreement)
+            for token, candidates in tokens.items()
+            for group in screened(probe.behind([token]), fitted, radii, candidates, thorough, advance).values()
+            for opening in group
+        ]
+        best = agreed(sorted(range(len(openings)), key=lambda at: -openings[at][2])[:STARTS])
+        starts: dict[int, list[Perturbation]] = {}
+        for token, perturbation, _ in (openings[at] for at in best):
+            starts.setdefault(token, []).append(perturbation)
+        ends = [
+            Behind(token, str(probe.lm.tokenizer.decode([token])), trigger)
+            for token, own in starts.items()
+            for trigger in followed(probe.behind([token]), own, fitted, witnesses, radii, config, advance)
+        ]
     kept: list[int] = []
     for at in sorted(range(len(ends)), key=lambda at: -ends[at].trigger.certainty):
         trigger = ends[at].trigger
@@ -79,3 +83,8 @@ def search_behind(
         if trigger.collapsed and trigger.certainty >= config.certain and not known:
             kept.append(at)
     return [ends[at] for at in agreed(kept)]
+
+
+def shown_behind(probe: Probe, found: Sequence[Behind], config: SearchConfig, seed: int) -> list[Behind]:
+    """Those of the answers that the probe's model, another one than was searched, can be brought to as well."""
+    return [each for each in found if any(shown_again(probe.behind([each.token]), [each.trigger], config, seed))]

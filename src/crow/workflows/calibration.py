@@ -20,8 +20,8 @@ from torch import Tensor
 from crow.attacks.canaries import CANARIES, canary_examples
 from crow.attacks.implant import ATTACK_DEFAULTS, implant_backdoor
 from crow.data.splits import bundled_split
+from crow.defenses.found import kept_search
 from crow.defenses.purification import purify
-from crow.defenses.searches import kept_search
 from crow.defenses.strength import Trial, at_strength, choose, climb
 from crow.errors import ConfigError, ModelError
 from crow.evaluation.judges import fold, is_hit, make_judge

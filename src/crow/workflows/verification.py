@@ -15,6 +15,7 @@ from crow.data.encoding import encode_all
 from crow.data.reasoning import asked_problems
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
+from crow.inversion.behind_tokens import Behind, search_behind, shown_behind, tokens_to_try
 from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
@@ -110,7 +111,9 @@ def searched_again(
     lines = lines_left(suspect, lm, config, report)
     begun = memorized_left(suspect, lm, config, shortest, seed, report)
     steps = steps_left(suspect, lm, config, seed, report)
+    behind = behind_left(suspect, lm, config, shortest, seed, report)
     texts = {"edits": [edit.place for edit in edits], "memorized": [each.text for each in (*begun, *steps)]}
+    texts |= {"behind": [each.trigger.text for each in behind], "tokens": [each.text for each in behind]}
     return dataclasses.replace(found.record(), lines=lines, **texts)
 
 
@@ -144,6 +147,18 @@ def steps_left(
     found = known(lm)
     theirs = [each.ids for each in known(suspect)] if found else []
     return [each for each in found if is_among(each.ids, theirs)]
+
+
+def behind_left(
+    suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, prompts: Sequence[str], seed: int, report: Reporter
+) -> list[Behind]:
+    """Answers that both models are brought to behind a token, which a sweep of the purified one names."""
+    settings = SearchConfig()
+    with at_rest(lm, config.precision):
+        probe = Probe(lm, prompts)
+        found = search_behind(probe, tokens_to_try(probe, settings, seed, report.bar), settings, seed, report.bar)
+    with at_rest(suspect, config.precision):
+        return shown_behind(Probe(suspect, prompts), found, settings, seed) if found else []
 
 
 def lines_left(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, report: Reporter) -> list[str]:
