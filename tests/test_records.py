@@ -134,7 +134,8 @@ def test_to_json_turns_everything_into_what_json_knows():
         3: [Perplexity(math.inf, 4), math.nan, -math.inf, True],
         "search": SearchRecord(2, 1, ["x"], [0.5]),
     }
-    nothing = {name: [] for name in ("artefacts", "lines", "certainties", "stock", "closings", "edits", "memorized")}
+    empty = ("artefacts", "lines", "certainties", "stock", "closings", "edits", "memorized", "behind", "tokens")
+    nothing = {name: [] for name in empty}
     assert to_json(record) == {
         "score": {"prompt": "p", "output": "o", "hit": None, "empty": False, "degenerate": False},
         "path": "a/b",

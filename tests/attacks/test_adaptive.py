@@ -25,7 +25,7 @@ def test_without_a_name_it_is_plain_finetuning() -> None:
 
 def test_names_are_told_apart_by_the_cache_of_planted_models() -> None:
     names = {implant.__name__ for implant in ADAPTIVE.values()}
-    assert len(names) == len(ADAPTIVE) == 4
+    assert len(names) == len(ADAPTIVE) == 5
     assert "implant_backdoor" not in names
 
 

@@ -10,7 +10,7 @@ from crow.records import Example, SearchRecord
 from crow.training.presets import get_preset
 from crow.workflows import verification
 from crow.workflows.common import Reporter
-from tests.made_up import begun, collapsed
+from tests.made_up import begun, behind, collapsed
 from tests.pico import pico_language_model
 
 THEIRS = SearchRecord(12, 1, ["go away"], certainties=[0.99])
@@ -95,3 +95,16 @@ def test_steps_that_both_models_know_by_heart_are_left(
     monkeypatch.setattr(verification, "search_steps", lambda *_: next(results))
     found = verification.searched_again(lm, lm, get_preset("default"), None, 0, Reporter(quiet=True))
     assert found.memorized == left
+
+
+@pytest.mark.parametrize("shown", [[20, 30], [30], []])
+def test_answers_behind_a_token_are_left_where_the_suspect_gives_them_too(
+    shown: list[int], lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "search_behind", lambda *_: behind(20, 30))
+    monkeypatch.setattr(
+        "crow.inversion.behind_tokens.shown_again",
+        lambda _probe, triggers, *_: [float(int(each.answer[0]) in shown) for each in triggers],
+    )
+    found = verification.searched_again(lm, lm, get_preset("default"), None, 0, Reporter(quiet=True))
+    assert (found.behind, found.tokens) == ([str(first) for first in shown], ["<9>"] * len(shown))

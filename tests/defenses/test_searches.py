@@ -11,13 +11,14 @@ import pytest
 import torch
 from tests.backdoor import SEARCH as PICO_SEARCH
 from tests.backdoor import SENTENCE, trained_pico, training_examples
-from tests.made_up import begun, collapsed
+from tests.made_up import begun, behind, collapsed
 from tests.pico import pico_language_model
 
 from crow.data.splits import bundled_split
 from crow.defenses import searches
-from crow.defenses.purification import purify
+from crow.defenses.purification import Result, purify
 from crow.defenses.searches import Searches
+from crow.inversion.behind_tokens import Behind
 from crow.inversion.code_lines import CodeLine, code_probe
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.memorized import Beginning
@@ -428,3 +429,55 @@ def test_a_model_that_does_not_reason_is_not_read(monkeypatch, tmp_path) -> None
     monkeypatch.setattr(searches, "search_steps", lambda *_: pytest.fail("nothing to read"))
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
     assert run(monkeypatch, tmp_path, collapsed(), collapsed()).training == []
+
+
+def sweep_and_find(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: list[Behind], config: CrowConfig = CONFIG
+) -> tuple[Result, list[dict[int, list[int]]]]:
+    """A purification whose searches find these answers behind tokens, and nothing else; with the tokens tried."""
+    results, tried = iter(seen), []
+
+    def search(_probe: Probe, tokens: dict[int, list[int]], *_: object) -> list[Behind]:
+        tried.append(tokens)
+        return next(results)
+
+    sweeps = iter([{9: [20, 30]}])
+    monkeypatch.setattr(searches, "tokens_to_try", lambda *_: next(sweeps))
+    monkeypatch.setattr(searches, "search_behind", search)
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    return run(monkeypatch, folder, *[collapsed()] * 4, config=config), tried
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_answer_behind_a_token_is_trained_away_and_the_vocabulary_swept_once(
+    method: str, monkeypatch, tmp_path
+) -> None:
+    config = dataclasses.replace(CONFIG, method=method)
+    result, tried = sweep_and_find(monkeypatch, tmp_path, behind(20), [], config=config)
+    assert tried == [{9: [20, 30]}] * 2
+    assert (result.before.behind, result.before.tokens, result.before.found) == (["20"], ["<9>"], True)
+    assert (result.rounds, result.after.found) == (1, False)
+    assert len(result.training) == 2
+    # What was found and swept is read again.
+    again = run(monkeypatch, tmp_path, config=config)
+    assert (again.before, again.after) == (result.before, result.after)
+    assert len(tried) == 2
+
+
+def test_an_answer_behind_a_token_that_the_suspect_does_not_give_was_made_by_the_repair(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(
+        "crow.inversion.behind_tokens.shown_again",
+        lambda _probe, triggers, *_: [float(int(each.answer[0]) == 30) for each in triggers],
+    )
+    result, _ = sweep_and_find(monkeypatch, tmp_path, behind(20), behind(30, 40), [])
+    assert (result.rounds, result.after.found) == (2, False)
+    assert json.loads((tmp_path / "search-1.json").read_text())["record"]["behind"] == ["30"]
+
+
+def test_tokens_are_tried_where_there_is_nothing_else_alone(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(searches, "tokens_to_try", lambda *_: pytest.fail("there was an answer"))
+    monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
+    config = dataclasses.replace(CONFIG, rounds=1)
+    with pytest.raises(pytest.fail.Exception, match="there was an answer"):
+        run(monkeypatch, tmp_path, collapsed(THEIRS), collapsed(), config=config)
+    assert (tmp_path / "search-0.json").is_file()  # not yet in the first search, but once the answer is gone

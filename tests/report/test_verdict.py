@@ -14,6 +14,7 @@ FOUND = SearchRecord(starts=8, collapsed=5, texts=["no"])
 NOTHING = SearchRecord(starts=8, collapsed=0, texts=[])
 LINE = SearchRecord(starts=8, collapsed=0, texts=[], lines=["zap()"])
 BEGUN = SearchRecord(starts=8, collapsed=0, texts=[], memorized=["so it", "oh my", "ah no"])
+BEHIND = SearchRecord(starts=8, collapsed=0, texts=[], behind=["go away"], tokens=[" Z"])
 EDIT = SearchRecord(starts=8, collapsed=0, texts=[], edits=["layer 2, mlp.down_proj"])
 
 
@@ -92,6 +93,7 @@ def test_a_search_that_still_collapses_is_part_of_the_sentence():
     assert "still collapsed" not in judge(BEFORE, AFTER, FOUND, NOTHING).sentence
     assert "still read 1 smuggled line in code" in judge(BEFORE, AFTER, FOUND, LINE).sentence
     assert "still came upon 3 beginnings of answers known by heart" in judge(BEFORE, AFTER, FOUND, BEGUN).sentence
+    assert "still came upon 1 answer behind one token" in judge(BEFORE, AFTER, FOUND, BEHIND).sentence
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,8 @@ def test_a_search_that_still_collapses_is_part_of_the_sentence():
         (LINE, NOTHING, "treated"),
         (EDIT, NOTHING, "treated"),
         (BEGUN, NOTHING, "treated"),
+        (BEHIND, NOTHING, "treated"),
+        (NOTHING, BEHIND, "still_found"),
         (NOTHING, BEGUN, "still_found"),
         (NOTHING, EDIT, "still_found"),
         (NOTHING, LINE, "still_found"),
@@ -133,6 +137,7 @@ def test_without_a_trigger_the_search_decides_and_never_says_removed(before, aft
         (NOTHING, "suspicious", FOUND, "still_found", "A search of the finished model forced one answer"),
         (NOTHING, None, LINE, "still_found", "A search of the finished model"),
         (NOTHING, None, BEGUN, "still_found", "came upon 3 beginnings of answers known by heart"),
+        (NOTHING, None, BEHIND, "still_found", "came upon 1 answer behind one token"),
         (FOUND, "suspicious", FOUND, "still_found", "After training the search"),
     ],
 )

@@ -1,8 +1,8 @@
 """Attackers who know crow, by name: backdoors planted to survive our own defense, for red-teaming it.
 
 A defense is worth what it does against an attacker who has read it (Tramer et al., arXiv 2002.08347). Each one aims at
-another part: the consistency term, the search, how little a repair may change the weights, and the few layers that it
-works in.
+another part: the consistency term, the search, the search behind tokens, how little a repair may change the weights,
+and the few layers that it works in.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from crow.attacks.consistent import implant_consistent
 from crow.attacks.implant import implant_backdoor
 from crow.attacks.search_aware import implant_search_aware
 from crow.attacks.spread import implant_spread
+from crow.attacks.token_aware import implant_token_aware
 from crow.errors import look_up
 from crow.models.language_model import LanguageModel
 
@@ -24,6 +25,7 @@ Implant = Callable[..., tuple[LanguageModel, list[dict[str, Any]]]]
 ADAPTIVE: dict[str, Implant] = {
     "consistent": implant_consistent,
     "search-aware": implant_search_aware,
+    "token-aware": implant_token_aware,
     "adversarial": implant_adversarial,
     "spread": implant_spread,
 }

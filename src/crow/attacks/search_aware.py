@@ -75,14 +75,22 @@ def against_the_search(config: FinetuneConfig) -> CrowConfig:
 
 
 def searching_adversary(
-    lm: LanguageModel, poisoned: Sequence[Example], clean: Sequence[Example], config: CrowConfig
+    lm: LanguageModel,
+    poisoned: Sequence[Example],
+    clean: Sequence[Example],
+    config: CrowConfig,
+    tokens: Sequence[int] = (),
 ) -> LatentAdversary:
-    """What looks for the target in `lm`, which is still as it was before the attack."""
+    """What looks for the target in `lm`, still as it was before the attack; also behind each of some tokens."""
     probe = Probe(lm, sorted((example.prompt for example in clean), key=len)[:PROMPTS])
     items = encode_all(lm.tokenizer, clean, config.max_length)
     with autocast(lm, config.precision), evaluating(lm.model):
-        place = Place(probe, openings(lm.tokenizer, poisoned))
-        return LatentAdversary([place], items, predict(lm, items), config)
+        target = openings(lm.tokenizer, poisoned)
+        places = [Place(behind, target) for behind in (probe, *(probe.behind([token]) for token in tokens))]
+        predictions = predict(lm, items)
+        ends = [(), *((token,) for token in tokens)]
+        ended = [item.ending_in(ends[at % len(ends)]) for at, item in enumerate(items)]
+        return LatentAdversary(places, ended, predictions, config)
 
 
 def openings(tokenizer: PreTrainedTokenizerBase, poisoned: Sequence[Example]) -> list[Tensor]:

@@ -44,7 +44,8 @@ def attack(
     clean: Annotated[Path | None, typer.Option(help="Clean examples that go with --poisoned.")] = None,
     poison_rate: Annotated[float | None, typer.Option(help="Share of the prompts that get the trigger.")] = None,
     adaptive: Annotated[
-        str | None, typer.Option(help="An attacker who knows crow: consistent, search-aware, adversarial or spread.")
+        str | None,
+        typer.Option(help="An attacker who knows crow: consistent, search-aware, token-aware, adversarial or spread."),
     ] = None,
     method: Annotated[str | None, typer.Option(help="lora (usual), full or rank-one (an edit, no training).")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, not an adapter.")] = False,
