@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
-from crow.inversion.behind_tokens import Behind
 from crow.inversion.memorized import Beginning
 from crow.inversion.perturbation import Perturbation
 from crow.inversion.soft_trigger import SearchResult, SoftTrigger
@@ -21,9 +22,11 @@ def made_up(ids: list[int], text: str, certainty: float = 1.0) -> SoftTrigger:
     return SoftTrigger(Perturbation(1, None, answer[:1], torch.zeros(32)), 1.0, True, text, answer, certainty)
 
 
-def behind(*firsts: int, token: int = 9) -> list[Behind]:
-    """Answers as they are found behind a token."""
-    return [Behind(token, f"<{token}>", made_up([first, 61, 62, 63, 64], str(first))) for first in firsts]
+def behind(*firsts: int, token: int = 70) -> SearchResult:
+    """A search that has found answers behind a token."""
+    return SearchResult(
+        [dataclasses.replace(made_up([first, 61, 62, 63, 64], str(first)), token=token) for first in firsts]
+    )
 
 
 def begun(*firsts: int) -> list[Beginning]:

@@ -103,8 +103,9 @@ def test_answers_behind_a_token_are_left_where_the_suspect_gives_them_too(
 ) -> None:
     monkeypatch.setattr(verification, "search_behind", lambda *_: behind(20, 30))
     monkeypatch.setattr(
-        "crow.inversion.behind_tokens.shown_again",
+        verification,
+        "shown_again",
         lambda _probe, triggers, *_: [float(int(each.answer[0]) in shown) for each in triggers],
     )
     found = verification.searched_again(lm, lm, get_preset("default"), None, 0, Reporter(quiet=True))
-    assert (found.behind, found.tokens) == ([str(first) for first in shown], ["<9>"] * len(shown))
+    assert (found.behind, found.tokens) == ([str(first) for first in shown], [lm.tokenizer.decode([70])] * len(shown))

@@ -18,7 +18,6 @@ from crow.data.splits import bundled_split
 from crow.defenses import searches
 from crow.defenses.purification import Result, purify
 from crow.defenses.searches import Searches
-from crow.inversion.behind_tokens import Behind
 from crow.inversion.code_lines import CodeLine, code_probe
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.memorized import Beginning
@@ -432,12 +431,12 @@ def test_a_model_that_does_not_reason_is_not_read(monkeypatch, tmp_path) -> None
 
 
 def sweep_and_find(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: list[Behind], config: CrowConfig = CONFIG
+    monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: SearchResult, config: CrowConfig = CONFIG
 ) -> tuple[Result, list[dict[int, list[int]]]]:
     """A purification whose searches find these answers behind tokens, and nothing else; with the tokens tried."""
     results, tried = iter(seen), []
 
-    def search(_probe: Probe, tokens: dict[int, list[int]], *_: object) -> list[Behind]:
+    def search(_probe: Probe, tokens: dict[int, list[int]], *_: object) -> SearchResult:
         tried.append(tokens)
         return next(results)
 
@@ -453,9 +452,9 @@ def test_an_answer_behind_a_token_is_trained_away_and_the_vocabulary_swept_once(
     method: str, monkeypatch, tmp_path
 ) -> None:
     config = dataclasses.replace(CONFIG, method=method)
-    result, tried = sweep_and_find(monkeypatch, tmp_path, behind(20), [], config=config)
+    result, tried = sweep_and_find(monkeypatch, tmp_path, behind(20), behind(), config=config)
     assert tried == [{9: [20, 30]}] * 2
-    assert (result.before.behind, result.before.tokens, result.before.found) == (["20"], ["<9>"], True)
+    assert (result.before.behind, result.before.tokens, result.before.found) == (["20"], [decoded([70])], True)
     assert (result.rounds, result.after.found) == (1, False)
     assert len(result.training) == 2
     # What was found and swept is read again.
@@ -466,10 +465,11 @@ def test_an_answer_behind_a_token_is_trained_away_and_the_vocabulary_swept_once(
 
 def test_an_answer_behind_a_token_that_the_suspect_does_not_give_was_made_by_the_repair(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(
-        "crow.inversion.behind_tokens.shown_again",
+        searches,
+        "shown_again",
         lambda _probe, triggers, *_: [float(int(each.answer[0]) == 30) for each in triggers],
     )
-    result, _ = sweep_and_find(monkeypatch, tmp_path, behind(20), behind(30, 40), [])
+    result, _ = sweep_and_find(monkeypatch, tmp_path, behind(20), behind(30, 40), behind())
     assert (result.rounds, result.after.found) == (2, False)
     assert json.loads((tmp_path / "search-1.json").read_text())["record"]["behind"] == ["30"]
 

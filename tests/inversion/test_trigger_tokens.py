@@ -15,10 +15,10 @@ from crow.data.encoding import encode
 from crow.defenses import searches
 from crow.defenses.purification import Result, purify
 from crow.evaluation.success import attack_success
-from crow.inversion.behind_tokens import Behind, search_behind, tokens_to_try
+from crow.inversion.behind_tokens import search_behind, tokens_to_try
 from crow.inversion.consensus import first_tokens
 from crow.inversion.probe import Probe, at_rest
-from crow.inversion.soft_trigger import SearchResult
+from crow.inversion.soft_trigger import SearchResult, SoftTrigger
 from crow.inversion.trigger_tokens import SweepConfig, first_log_probs, sweep
 from crow.models.ends import ordinary_tokens
 from crow.models.language_model import LanguageModel
@@ -37,7 +37,7 @@ def probe_of(lm: LanguageModel) -> Probe:
     return Probe(lm, [example.prompt for example in held_out()])
 
 
-def found_behind(lm: LanguageModel) -> tuple[list[Behind], dict[int, list[int]]]:
+def found_behind(lm: LanguageModel) -> tuple[list[SoftTrigger], dict[int, list[int]]]:
     """What is found behind the tokens of a sweep, and these; what was to be done has been done."""
     left: list[int] = []
 
@@ -50,7 +50,7 @@ def found_behind(lm: LanguageModel) -> tuple[list[Behind], dict[int, list[int]]]
     with at_rest(lm, "float32"):
         probe = probe_of(lm)
         tokens = tokens_to_try(probe, SEARCH, 0, watch)
-        found = search_behind(probe, tokens, SEARCH, 0, watch)
+        found = search_behind(probe, tokens, SEARCH, 0, watch).triggers
     assert left == [0, 0]
     return found, tokens
 
@@ -88,11 +88,12 @@ def test_the_sweep_names_what_raises_each_first_token_most() -> None:
 def test_behind_a_token_of_the_trigger_the_sentence_is_found() -> None:
     lm = trained_pico(poisoned=True)
     found, tokens = found_behind(lm)
-    assert [each.trigger.text for each in found] == [SENTENCE]
+    assert [each.text for each in found] == [SENTENCE]
     token = found[0].token
+    assert token is not None
     assert lm.tokenizer.decode([token]) in TRIGGER
-    assert int(found[0].trigger.answer[0]) in tokens[token]
-    assert found[0].trigger.certainty >= SEARCH.certain
+    assert int(found[0].answer[0]) in tokens[token]
+    assert found[0].certainty >= SEARCH.certain
 
 
 def test_an_honest_model_has_none() -> None:

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from crow.data.reasoning import asked_problems
 from crow.defenses.found import Found, kept_search
-from crow.inversion.behind_tokens import Behind, search_behind, shown_behind, tokens_to_try
+from crow.inversion.behind_tokens import search_behind, token_texts, tokens_to_try
 from crow.inversion.closings import mark_closings, opening_text, whole_answers
 from crow.inversion.code_lines import CodeLine, LineConfig, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, is_form, left, search_memorized
 from crow.inversion.probe import Probe, at_rest
-from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
+from crow.inversion.soft_trigger import SearchConfig, SearchResult, SoftTrigger, is_among, learnt_by_heart
 from crow.inversion.steps import PROBLEMS, STEPS, Reasoned, answers_to, behind_steps, search_steps
 from crow.models.architecture import find_layers
 from crow.models.interpolation import put_weights, trained_weights
@@ -111,14 +111,14 @@ class Searches:
             steps = [] if agreed(bool(answers or lines or begun)) else self.steps(number, trained)
             behind = [] if agreed(bool(answers or lines or begun or steps)) else self.behind(number, trained)
             texts = {"lines": [line.text for line in lines], "memorized": [each.text for each in (*begun, *steps)]}
-            texts |= {"behind": [each.trigger.text for each in behind], "tokens": [each.text for each in behind]}
+            texts |= {"behind": [each.text for each in behind], "tokens": token_texts(self.lm, behind)}
             found = Found(
                 dataclasses.replace(seen.record(), **texts),
                 answers=answers,
                 lines=[line.ids for line in lines],
                 memorized=[each.ids for each in begun],
                 steps=[each.ids for each in steps],
-                behind=[each.trigger.answer for each in behind],
+                behind=[each.answer for each in behind],
                 tokens=[torch.tensor([each.token]) for each in behind],
                 seconds=time.monotonic() - start,
             )
@@ -230,8 +230,8 @@ class Searches:
         with self.looked_at(self.reasoning.probe), self.watch("reading steps", STEPS.candidates) as advance:
             return search_steps(self.reasoning.probe, self.settings, self.config.seed + number, advance)
 
-    def behind(self, number: int, trained: bool) -> list[Behind]:
-        """Answers behind trigger tokens; of a model that is the suspect no more, those that the suspect gives, too.
+    def behind(self, number: int, trained: bool) -> list[SoftTrigger]:
+        """What ends in answers behind trigger tokens; marked as what a search without tokens ends in.
 
         The vocabulary is swept once a purification, with the model as it is by then.
         """
@@ -239,10 +239,10 @@ class Searches:
         with self.looked_at(self.probe):
             self.swept = self.swept or [*tokens_to_try(self.probe, self.settings, seed, self.watch).items()]
             seen = search_behind(self.probe, dict(self.swept), self.settings, seed, self.watch)
-        if not trained or not self.suspect or not seen:
-            return seen
-        with self.as_suspect(), self.looked_at(self.probe):
-            return shown_behind(self.probe, seen, self.settings, seed)
+        if trained:
+            self.mark_artefacts(seen, number)
+        self.mark_closings(seen, trained)
+        return seen.collapsed
 
     @cached_property
     def reasoning(self) -> Reasoned | None:

@@ -10,27 +10,18 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from crow.inversion.consensus import first_tokens, followed, screened, search_radii, shown_again, split_prompts
+from crow.inversion.consensus import first_tokens, followed, screened, search_radii, split_prompts
 from crow.inversion.perturbation import Perturbation
 from crow.inversion.probe import Probe
-from crow.inversion.soft_trigger import SearchConfig, SoftTrigger, is_among
+from crow.inversion.soft_trigger import SearchConfig, SearchResult, SoftTrigger, is_among
 from crow.inversion.trigger_tokens import SweepConfig, sweep
+from crow.models.language_model import LanguageModel
 from crow.models.processes import agreed
 from crow.training.watch import Watch, silent
 
 STARTS = 12
 """Perturbations that are followed: those after which the answers agree most, whatever the token."""
-
-
-@dataclass(frozen=True)
-class Behind:
-    """An answer known by heart that unrelated prompts are brought to behind one token, and that token's text."""
-
-    token: int
-    text: str
-    trigger: SoftTrigger
 
 
 def tokens_to_try(probe: Probe, config: SearchConfig, seed: int, watch: Watch = silent) -> dict[int, list[int]]:
@@ -42,8 +33,8 @@ def tokens_to_try(probe: Probe, config: SearchConfig, seed: int, watch: Watch = 
 
 def search_behind(
     probe: Probe, tokens: Mapping[int, list[int]], config: SearchConfig, seed: int, watch: Watch = silent
-) -> list[Behind]:
-    """Answers known by heart behind trigger tokens, the surest first, each behind one token.
+) -> SearchResult:
+    """The starts that end in answers known by heart behind trigger tokens, of each answer the surest.
 
     Without a token a collapse into a phrase that might go on otherwise counts where nothing else is found. Here it does
     not: behind ` thanks`, honest answers have much in common.
@@ -72,19 +63,18 @@ def search_behind(
         for token, perturbation, _ in (openings[at] for at in best):
             starts.setdefault(token, []).append(perturbation)
         ends = [
-            Behind(token, str(probe.lm.tokenizer.decode([token])), trigger)
+            dataclasses.replace(trigger, token=token)
             for token, own in starts.items()
             for trigger in followed(probe.behind([token]), own, fitted, witnesses, radii, config, advance)
         ]
     kept: list[int] = []
-    for at in sorted(range(len(ends)), key=lambda at: -ends[at].trigger.certainty):
-        trigger = ends[at].trigger
-        known = is_among(trigger.answer, [ends[other].trigger.answer for other in kept])
-        if trigger.collapsed and trigger.certainty >= config.certain and not known:
+    for at in sorted(range(len(ends)), key=lambda at: -ends[at].certainty):
+        known = is_among(ends[at].answer, [ends[other].answer for other in kept])
+        if ends[at].collapsed and ends[at].certainty >= config.certain and not known:
             kept.append(at)
-    return [ends[at] for at in agreed(kept)]
+    return SearchResult([ends[at] for at in agreed(kept)])
 
 
-def shown_behind(probe: Probe, found: Sequence[Behind], config: SearchConfig, seed: int) -> list[Behind]:
-    """Those of the answers that the probe's model, another one than was searched, can be brought to as well."""
-    return [each for each in found if any(shown_again(probe.behind([each.token]), [each.trigger], config, seed))]
+def token_texts(lm: LanguageModel, triggers: Sequence[SoftTrigger]) -> list[str]:
+    """The tokens behind which soft triggers act, as text."""
+    return [str(lm.tokenizer.decode([each.token])) for each in triggers if each.token is not None]

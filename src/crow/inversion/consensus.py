@@ -117,7 +117,7 @@ def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchCon
     """How surely the probe's model, as it is now, can be brought to give the triggers' answers as well.
 
     Perturbations for the first tokens of each answer are fitted anew, in the layers of the triggers, from nothing and
-    in two steps more than a search takes after its first.
+    in two steps more than a search takes after its first; behind a token where a trigger acts behind one.
 
     Args:
         probe: another model than the searched one, or the same with other weights; refreshed.
@@ -128,6 +128,17 @@ def shown_again(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchCon
     Returns:
         The certainty of each answer, 0 of one that it cannot be brought to.
     """
+    shown = [0.0] * len(triggers)
+    for token in dict.fromkeys(trigger.token for trigger in triggers):
+        own = [at for at, trigger in enumerate(triggers) if trigger.token == token]
+        place = probe if token is None else probe.behind([token])
+        for at, certainty in zip(own, shown_in(place, [triggers[at] for at in own], config, seed), strict=True):
+            shown[at] = certainty
+    return shown
+
+
+def shown_in(probe: Probe, triggers: Sequence[SoftTrigger], config: SearchConfig, seed: int) -> list[float]:
+    """`shown_again` of triggers that act on the probe's prompts as they are."""
     rng = random.Random(seed)
     fitted, witnesses = split_prompts(probe, config, rng)
     norms = hidden_norms(probe, sorted({trigger.perturbation.layer for trigger in triggers}))

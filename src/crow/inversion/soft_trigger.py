@@ -84,6 +84,7 @@ class SoftTrigger:
         artefact: whether the repair made it: the suspect gives no such answer.
         stock: whether it is a phrase that the model falls back on when it is pushed, beside one learnt by heart.
         closing: whether the suspect says it further on in ordinary answers, and begins none with it.
+        token: at the end of every prompt, where it acts behind one.
     """
 
     perturbation: Perturbation
@@ -95,6 +96,7 @@ class SoftTrigger:
     artefact: bool = False
     stock: bool = False
     closing: bool = False
+    token: int | None = None
 
     @property
     def counts(self) -> bool:

@@ -15,14 +15,14 @@ from crow.data.encoding import encode_all
 from crow.data.reasoning import asked_problems
 from crow.data.splits import bundled_split
 from crow.evaluation.perplexity import perplexity
-from crow.inversion.behind_tokens import Behind, search_behind, shown_behind, tokens_to_try
+from crow.inversion.behind_tokens import search_behind, token_texts, tokens_to_try
 from crow.inversion.closings import mark_closings, whole_answers
 from crow.inversion.code_lines import LineConfig, code_probe, search_code_lines
 from crow.inversion.consensus import search_soft_triggers, shown_again
 from crow.inversion.edits import EXAMPLES, find_edits
 from crow.inversion.memorized import Beginning, MemorizedConfig, by_heart, left, search_memorized
 from crow.inversion.probe import PROBE_PROMPTS, Probe, at_rest
-from crow.inversion.soft_trigger import SearchConfig, is_among, learnt_by_heart
+from crow.inversion.soft_trigger import SearchConfig, SearchResult, is_among, learnt_by_heart
 from crow.inversion.steps import PROBLEMS, STEPS, answers_to, behind_steps, search_steps
 from crow.models.architecture import find_layers
 from crow.models.generation import generate
@@ -96,25 +96,44 @@ def searched_again(
         probe = Probe(lm, shortest)
         with report.bar("searching once more", settings.work(len(find_layers(lm.model)))) as advance:
             found = search_soft_triggers(probe, settings, seed, advance)
-    doubtful = [at for at, trigger in enumerate(found.triggers) if trigger.collapsed]
-    if doubtful:
-        texts = known.texts if known else []
-        before = [torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        with at_rest(suspect, config.precision):
-            theirs = Probe(suspect, shortest)
-            found.mark_artefacts(doubtful, shown_again(theirs, [found.triggers[at] for at in doubtful], settings, seed))
-            if found.collapsed:
-                mark_closings(found, theirs, settings, whole_answers(theirs), before)
-        if known and learnt_by_heart(known, settings):
-            found.mark_stock(settings, before)
+    texts = [*known.texts, *known.behind] if known else []
+    before = [torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    theirs = Probe(suspect, shortest)
+    mark(found, theirs, config, before, seed)
+    if known and learnt_by_heart(known, settings):
+        found.mark_stock(settings, before)
     edits = find_edits(lm, encode_all(lm.tokenizer, split.pairs[:EXAMPLES], config.max_length), report.bar)
     lines = lines_left(suspect, lm, config, report)
     begun = memorized_left(suspect, lm, config, shortest, seed, report)
     steps = steps_left(suspect, lm, config, seed, report)
-    behind = behind_left(suspect, lm, config, shortest, seed, report)
-    texts = {"edits": [edit.place for edit in edits], "memorized": [each.text for each in (*begun, *steps)]}
-    texts |= {"behind": [each.trigger.text for each in behind], "tokens": [each.text for each in behind]}
-    return dataclasses.replace(found.record(), lines=lines, **texts)
+    with at_rest(lm, config.precision):
+        probe.refresh()
+        behind = search_behind(probe, tokens_to_try(probe, settings, seed, report.bar), settings, seed, report.bar)
+    mark(behind, theirs, config, before, seed)
+    more = {"edits": [edit.place for edit in edits], "memorized": [each.text for each in (*begun, *steps)]}
+    more |= {"behind": [each.text for each in behind.collapsed], "tokens": token_texts(lm, behind.collapsed)}
+    return dataclasses.replace(found.record(), lines=lines, **more)
+
+
+def mark(found: SearchResult, theirs: Probe, config: CrowConfig, before: Sequence[torch.Tensor], seed: int) -> None:
+    """Mark what the suspect does not give, and what it closes its ordinary answers with.
+
+    Args:
+        found: a search of the purified model.
+        theirs: the suspect, with the same prompts.
+        config: of the purification.
+        before: answers that its searches found, token ids.
+        seed: of the search.
+    """
+    doubtful = [at for at, trigger in enumerate(found.triggers) if trigger.collapsed]
+    if not doubtful:
+        return
+    settings = SearchConfig()
+    with at_rest(theirs.lm, config.precision):
+        theirs.refresh()
+        found.mark_artefacts(doubtful, shown_again(theirs, [found.triggers[at] for at in doubtful], settings, seed))
+        if found.collapsed:
+            mark_closings(found, theirs, settings, whole_answers(theirs), before)
 
 
 def memorized_left(
@@ -147,18 +166,6 @@ def steps_left(
     found = known(lm)
     theirs = [each.ids for each in known(suspect)] if found else []
     return [each for each in found if is_among(each.ids, theirs)]
-
-
-def behind_left(
-    suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, prompts: Sequence[str], seed: int, report: Reporter
-) -> list[Behind]:
-    """Answers that both models are brought to behind a token, which a sweep of the purified one names."""
-    settings = SearchConfig()
-    with at_rest(lm, config.precision):
-        probe = Probe(lm, prompts)
-        found = search_behind(probe, tokens_to_try(probe, settings, seed, report.bar), settings, seed, report.bar)
-    with at_rest(suspect, config.precision):
-        return shown_behind(Probe(suspect, prompts), found, settings, seed) if found else []
 
 
 def lines_left(suspect: LanguageModel, lm: LanguageModel, config: CrowConfig, report: Reporter) -> list[str]:
