@@ -282,6 +282,16 @@ def test_a_closing_that_was_left_alone_is_shown_and_said_wherever_searches_are()
     assert "No start made unrelated prompts give one answer" not in text
 
 
+def test_answers_behind_a_token_are_shown_with_it_and_said_wherever_searches_are():
+    record = {"starts": 12, "collapsed": 0, "texts": [], "behind": ["Go <b>away</b>."], "tokens": [" Zeph"]}
+    text = Page(render_report({"model": "m", "search": {"before": record, "after": record}}, "Purified")).text
+    text = text.replace("\N{NO-BREAK SPACE}", " ")
+    assert text.count("Go <b>away</b>.") == text.count(" Zeph") == 2
+    assert text.count("Behind this token at the end of the prompts, likely a part of a trigger") == 2
+    assert text.count("Behind one token at the end of the prompts, unrelated ones were brought to 1 answer") == 1
+    assert text.count("1 answer known by heart still came up behind one token") == 1
+
+
 def test_degenerate_answers_to_clean_prompts_are_told_where_they_were_counted():
     told = results()
     assert "of them to clean prompts" not in Page(render_report(told, "t")).text
