@@ -431,10 +431,17 @@ def test_a_model_that_does_not_reason_is_not_read(monkeypatch, tmp_path) -> None
 
 
 def sweep_and_find(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, *seen: SearchResult, config: CrowConfig = CONFIG
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    *found: SearchResult,
+    config: CrowConfig = CONFIG,
+    seen: Sequence[SearchResult] = (),
 ) -> tuple[Result, list[dict[int, list[int]]]]:
-    """A purification whose searches find these answers behind tokens, and nothing else; with the tokens tried."""
-    results, tried = iter(seen), []
+    """A purification whose searches find these answers behind tokens; with the tokens tried.
+
+    `seen` is what they see without tokens, nothing by default.
+    """
+    results, tried = iter(found), []
 
     def search(_probe: Probe, tokens: dict[int, list[int]], *_: object) -> SearchResult:
         tried.append(tokens)
@@ -444,7 +451,7 @@ def sweep_and_find(
     monkeypatch.setattr(searches, "tokens_to_try", lambda *_: next(sweeps))
     monkeypatch.setattr(searches, "search_behind", search)
     monkeypatch.setattr(searches, "search_code_lines", lambda *_: [])
-    return run(monkeypatch, folder, *[collapsed()] * 4, config=config), tried
+    return run(monkeypatch, folder, *(seen or [collapsed()] * 4), config=config), tried
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -461,6 +468,14 @@ def test_an_answer_behind_a_token_is_trained_away_and_the_vocabulary_swept_once(
     again = run(monkeypatch, tmp_path, config=config)
     assert (again.before, again.after) == (result.before, result.after)
     assert len(tried) == 2
+
+
+def test_beside_an_answer_behind_a_token_one_that_might_be_another_is_a_stock_phrase(monkeypatch, tmp_path) -> None:
+    seen = [collapsed(STOCK, certainty=0.9), collapsed()]
+    result, _ = sweep_and_find(monkeypatch, tmp_path, behind(20), behind(), seen=seen)
+    assert (result.before.texts, result.before.stock) == ([], [str(STOCK)])
+    assert result.before.behind == ["20"]
+    assert (result.rounds, len(result.training)) == (1, 2)
 
 
 def test_an_answer_behind_a_token_that_the_suspect_does_not_give_was_made_by_the_repair(monkeypatch, tmp_path) -> None:

@@ -107,9 +107,11 @@ class Searches:
             # A model that is the suspect no more says less surely what the suspect knows by heart.
             if (sure or lines or begun or self.by_heart) and (self.suspect or not trained):
                 seen.mark_stock(self.settings, self.known)
+            steps = [] if agreed(bool(seen.collapsed or lines or begun)) else self.steps(number, trained)
+            behind = [] if agreed(bool(sure or lines or begun or steps)) else self.behind(number, trained)
+            if behind:
+                seen.mark_stock(self.settings, self.known)
             answers = seen.answers()
-            steps = [] if agreed(bool(answers or lines or begun)) else self.steps(number, trained)
-            behind = [] if agreed(bool(answers or lines or begun or steps)) else self.behind(number, trained)
             texts = {"lines": [line.text for line in lines], "memorized": [each.text for each in (*begun, *steps)]}
             texts |= {"behind": [each.text for each in behind], "tokens": token_texts(self.lm, behind)}
             found = Found(
