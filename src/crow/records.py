@@ -132,7 +132,7 @@ class SearchRecord:
         memorized: beginnings of answers that it knows by heart and does not say by itself: several different ones, as
             of a backdoor that answers in varied words or another language, or whole answers that no start ended in.
         behind: answers known by heart that starts ended in behind one token at the end of the prompts; looked for only
-            where there was nothing else.
+            where nothing else was known by heart.
         tokens: for each of `behind` that token, likely a part of a trigger.
     """
 

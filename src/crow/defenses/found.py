@@ -34,7 +34,7 @@ class Found:
             lines.
         steps: known by heart behind those of the model's own reasoning, token ids; looked for where there was nothing
             else. Their texts are among the record's beginnings.
-        behind: answers behind trigger tokens, token ids; looked for where there was nothing of all this.
+        behind: answers behind trigger tokens, token ids; looked for where nothing of all this was known by heart.
         tokens: of each of these, the trigger token, (1,).
         seconds: it took when it was made.
     """
