@@ -81,6 +81,8 @@ def purify(
     beginnings known by heart as well, what answers in varied words are seen by: the adversary is after these, too.
     Where there is nothing of all this, it reads its reasoning about bundled word problems for a step known by heart,
     and trains likewise against what brings it out there, on the suspect's own answers to these as well.
+    Where nothing of all this is known by heart, it sweeps the vocabulary for tokens that raise the first token of an
+    answer, and searches behind them; the adversary is then after the answer behind that token.
     After a repair each of these may show what stood behind the answer that is gone. The rounds end when a search finds
     nothing. Where the first finds nothing, a second one looks on other prompts; unless the settings ask for layer
     consistency, nothing is trained before.
