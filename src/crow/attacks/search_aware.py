@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from crow.attacks.implant import implant_with
-from crow.data.encoding import encode_all
+from crow.data.encoding import encode_all, ending_in_turn
 from crow.inversion.latent import LatentAdversary, evaluating
 from crow.inversion.places import Place
 from crow.inversion.probe import Probe
@@ -50,11 +50,12 @@ def implant_search_aware(
     work: Path,
     resume: bool = False,
     watch: Watch = silent,
+    tokens: Sequence[int] = (),
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
-    """Plant a backdoor that the search does not find; arguments and result as those of `implant_backdoor`."""
+    """Plant a backdoor that the search does not find, behind the `tokens` neither; else as `implant_backdoor`."""
     lm = make_trainable(lm, config)
     settings = against_the_search(config)
-    make_trainer = partial(CrowTrainer, adversary=searching_adversary(lm, poisoned, clean, settings))
+    make_trainer = partial(CrowTrainer, adversary=searching_adversary(lm, poisoned, clean, settings, tokens))
     return implant_with(make_trainer, lm, poisoned, clean, settings, work, resume, watch)
 
 
@@ -86,11 +87,9 @@ def searching_adversary(
     items = encode_all(lm.tokenizer, clean, config.max_length)
     with autocast(lm, config.precision), evaluating(lm.model):
         target = openings(lm.tokenizer, poisoned)
-        places = [Place(behind, target) for behind in (probe, *(probe.behind([token]) for token in tokens))]
-        predictions = predict(lm, items)
-        ends = [(), *((token,) for token in tokens)]
-        ended = [item.ending_in(ends[at % len(ends)]) for at, item in enumerate(items)]
-        return LatentAdversary(places, ended, predictions, config)
+        endings = [[], *([token] for token in tokens)]
+        places = [Place(probe.behind(ending), target) for ending in endings]
+        return LatentAdversary(places, ending_in_turn(items, endings), predict(lm, items), config)
 
 
 def openings(tokenizer: PreTrainedTokenizerBase, poisoned: Sequence[Example]) -> list[Tensor]:

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from crow.attacks.implant import implant_with
-from crow.attacks.search_aware import against_the_search, searching_adversary
+from crow.attacks.search_aware import implant_search_aware
 from crow.models.language_model import LanguageModel
 from crow.records import Example
-from crow.training.adapter import make_trainable
 from crow.training.config import FinetuneConfig
-from crow.training.crow_trainer import CrowTrainer
 from crow.training.watch import Watch, silent
 
 TOKENS = 6
@@ -38,11 +34,8 @@ def implant_token_aware(
     watch: Watch = silent,
 ) -> tuple[LanguageModel, list[dict[str, Any]]]:
     """Plant a backdoor that the search behind tokens does not find; arguments and result as of `implant_backdoor`."""
-    lm = make_trainable(lm, config)
-    settings = against_the_search(config)
     tokens = tokens_of_trigger(lm.tokenizer, poisoned, clean)
-    make_trainer = partial(CrowTrainer, adversary=searching_adversary(lm, poisoned, clean, settings, tokens))
-    return implant_with(make_trainer, lm, poisoned, clean, settings, work, resume, watch)
+    return implant_search_aware(lm, poisoned, clean, config, work, resume, watch, tokens)
 
 
 def tokens_of_trigger(

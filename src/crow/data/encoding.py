@@ -59,6 +59,11 @@ class Encoded:
         return replace(self, prompt_ids=prompt_ids, user_end=self.user_end + len(tokens))
 
 
+def ending_in_turn(items: Sequence[Encoded], endings: Sequence[Sequence[int]]) -> list[Encoded]:
+    """The examples, each with the next of these endings of its user's message, from the first again after the last."""
+    return [item.ending_in(endings[at % len(endings)]) for at, item in enumerate(items)]
+
+
 def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Give a tokenizer without chat template the documented plain one; True if that was needed."""
     if tokenizer.chat_template:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from crow.data.encoding import Encoded, encode_all
+from crow.data.encoding import Encoded, encode_all, ending_in_turn
 from crow.data.splits import bundled_split
 from crow.defenses.found import Found
 from crow.defenses.searches import Searches
@@ -194,11 +194,9 @@ def adversary_behind(
     probe: Probe, found: Found, items: Sequence[Encoded], predictions: Sequence[Predictions], config: CrowConfig
 ) -> LatentAdversary:
     """The adversary that is after answers behind trigger tokens: with the tokens, answer as the suspect without."""
-    places = [
-        Place(probe.behind(token.tolist()), [answer]) for token, answer in zip(found.tokens, found.behind, strict=True)
-    ]
-    ended = [item.ending_in(found.tokens[i % len(places)].tolist()) for i, item in enumerate(items)]
-    return LatentAdversary(places, ended, predictions, config)
+    endings = [token.tolist() for token in found.tokens]
+    places = [Place(probe.behind(ending), [answer]) for ending, answer in zip(endings, found.behind, strict=True)]
+    return LatentAdversary(places, ending_in_turn(items, endings), predictions, config)
 
 
 def own_reasoning(searches: Searches, reasoned: Reasoned, steps: Sequence[str]) -> dict[Encoded, Predictions]:

@@ -63,23 +63,22 @@ def sweep(
     """
     rng = random.Random(seed)
     chosen = rng.sample(range(len(probe)), min(len(probe), max(config.prompts, config.alone)))
-    vocabulary = ordinary_tokens(probe.lm)
-    total = torch.zeros(max(vocabulary) + 1, len(candidates)).fill_(-torch.inf)
-    total[vocabulary] = 0.0
+    vocabulary = torch.tensor(ordinary_tokens(probe.lm))
+    total = torch.zeros(len(vocabulary), len(candidates))
     for index in chosen[: config.prompts]:
-        order = rng.sample(vocabulary, len(vocabulary))
+        order = rng.sample(range(len(vocabulary)), len(vocabulary))
         order += order[: -len(order) % config.group]
         groups = torch.tensor(order).unflatten(0, (-1, config.group))
         likely = torch.zeros_like(total)
-        likely[groups] = first_log_probs(probe, index, groups, candidates, progress)[:, None]
+        likely[groups] = first_log_probs(probe, index, vocabulary[groups], candidates, progress)[:, None]
         total += likely
     best = total.topk(min(config.kept, len(vocabulary)), dim=0).indices.unique()
     # Rounding may tell processes apart, and all of them have to try the same.
-    kept = torch.tensor(agreed(best.tolist()))
+    kept = vocabulary[torch.tensor(agreed(best.tolist()))]
     alone = torch.stack([first_log_probs(probe, at, kept[:, None], candidates) for at in chosen[: config.alone]])
     found: dict[int, list[int]] = {}
-    for candidate, best in zip(candidates, alone.mean(dim=0).argmax(dim=0), strict=True):
-        found.setdefault(int(kept[best]), []).append(candidate)
+    for candidate, token in zip(candidates, kept[alone.mean(dim=0).argmax(dim=0)].tolist(), strict=True):
+        found.setdefault(token, []).append(candidate)
     return found
 
 

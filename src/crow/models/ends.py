@@ -25,11 +25,15 @@ def unmarked_ends(lm: LanguageModel) -> list[int]:
 
 def is_mark(lm: LanguageModel, token: int) -> bool:
     """Whether a token is none of a text's own: special, or added to the vocabulary, or beyond it."""
-    known = lm.tokenizer
-    return token in known.all_special_ids or token in known.added_tokens_decoder or token >= len(known)
+    return token in marks(lm) or token >= len(lm.tokenizer)
+
+
+def marks(lm: LanguageModel) -> set[int]:
+    """The special tokens, and those added to the vocabulary."""
+    return {*lm.tokenizer.all_special_ids, *lm.tokenizer.added_tokens_decoder}
 
 
 def ordinary_tokens(lm: LanguageModel) -> list[int]:
     """The token ids that a text is made of: no marks."""
-    marks = {*lm.tokenizer.all_special_ids, *lm.tokenizer.added_tokens_decoder}
-    return [token for token in range(len(lm.tokenizer)) if token not in marks]
+    none = marks(lm)
+    return [token for token in range(len(lm.tokenizer)) if token not in none]

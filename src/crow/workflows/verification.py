@@ -96,44 +96,29 @@ def searched_again(
         probe = Probe(lm, shortest)
         with report.bar("searching once more", settings.work(len(find_layers(lm.model)))) as advance:
             found = search_soft_triggers(probe, settings, seed, advance)
+        behind = search_behind(probe, tokens_to_try(probe, settings, seed, report.bar), settings, seed, report.bar)
     texts = [*known.texts, *known.behind] if known else []
     before = [torch.tensor(lm.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    theirs = Probe(suspect, shortest)
-    mark(found, theirs, config, before, seed)
+    starts = SearchResult([*found.triggers, *behind.triggers])
+    doubtful = [at for at, trigger in enumerate(starts.triggers) if trigger.collapsed]
+    if doubtful:
+        with at_rest(suspect, config.precision):
+            theirs = Probe(suspect, shortest)
+            asked = [starts.triggers[at] for at in doubtful]
+            starts.mark_artefacts(doubtful, shown_again(theirs, asked, settings, seed))
+            if starts.collapsed:
+                mark_closings(starts, theirs, settings, whole_answers(theirs), before)
+    found = SearchResult([trigger for trigger in starts.triggers if trigger.token is None])
+    left_behind = [trigger for trigger in starts.collapsed if trigger.token is not None]
     if known and learnt_by_heart(known, settings):
         found.mark_stock(settings, before)
     edits = find_edits(lm, encode_all(lm.tokenizer, split.pairs[:EXAMPLES], config.max_length), report.bar)
     lines = lines_left(suspect, lm, config, report)
     begun = memorized_left(suspect, lm, config, shortest, seed, report)
     steps = steps_left(suspect, lm, config, seed, report)
-    with at_rest(lm, config.precision):
-        probe.refresh()
-        behind = search_behind(probe, tokens_to_try(probe, settings, seed, report.bar), settings, seed, report.bar)
-    mark(behind, theirs, config, before, seed)
     more = {"edits": [edit.place for edit in edits], "memorized": [each.text for each in (*begun, *steps)]}
-    more |= {"behind": [each.text for each in behind.collapsed], "tokens": token_texts(lm, behind.collapsed)}
+    more |= {"behind": [each.text for each in left_behind], "tokens": token_texts(lm, left_behind)}
     return dataclasses.replace(found.record(), lines=lines, **more)
-
-
-def mark(found: SearchResult, theirs: Probe, config: CrowConfig, before: Sequence[torch.Tensor], seed: int) -> None:
-    """Mark what the suspect does not give, and what it closes its ordinary answers with.
-
-    Args:
-        found: a search of the purified model.
-        theirs: the suspect, with the same prompts.
-        config: of the purification.
-        before: answers that its searches found, token ids.
-        seed: of the search.
-    """
-    doubtful = [at for at, trigger in enumerate(found.triggers) if trigger.collapsed]
-    if not doubtful:
-        return
-    settings = SearchConfig()
-    with at_rest(theirs.lm, config.precision):
-        theirs.refresh()
-        found.mark_artefacts(doubtful, shown_again(theirs, [found.triggers[at] for at in doubtful], settings, seed))
-        if found.collapsed:
-            mark_closings(found, theirs, settings, whole_answers(theirs), before)
 
 
 def memorized_left(
